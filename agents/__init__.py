@@ -1,0 +1,1 @@
+"""What touches tokens: policies, rendering, the episode loop and evaluation."""

@@ -1,0 +1,49 @@
+"""What acts: the interface every policy keeps, scripted or neural, local or served.
+
+A policy opens one :class:`Actor` per episode; the actor is told what the environment showed and
+decides. Opening is an async context manager, so whatever the actor holds (a slot of a key-value
+cache, a connection) is given back however the episode ends.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from turnwise.agents.trajectory import Decision, Sampling
+
+if TYPE_CHECKING:
+    from turnwise.envs.session import Session
+    from turnwise.envs.types import AgentView
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeKey:
+    """Which episode: names its random stream and its group."""
+
+    episode_id: str
+    group_id: str
+    seed: int
+    """Seeds the sampling of this episode alone, whatever it is batched with."""
+    order: int = 0
+    """Its place in the deterministic order."""
+
+
+class Actor(Protocol):
+    """One policy in one episode."""
+
+    async def act(self, view: AgentView) -> Decision:
+        """Decide, having seen ``view`` since the last decision."""
+        ...
+
+
+class Policy(Protocol):
+    """Something that can act in any number of episodes at once."""
+
+    name: str
+    sampling: Sampling | None
+
+    def open(self, key: EpisodeKey, session: Session) -> AbstractAsyncContextManager[Actor]:
+        """An actor for one episode. Scripted policies may use the session (they are trusted)."""
+        ...

@@ -1,0 +1,1 @@
+"""Tasks, the step API, and the environment families."""

@@ -1,0 +1,74 @@
+"""What a user got wrong, in one line: the value, what is allowed, and the nearest match."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+_QUOTED = re.compile(r"'([^']*)'")
+
+
+class UsageError(ValueError):
+    """A name, an option or a file that the user can put right. Its message is a single line."""
+
+
+def unknown(what: str, value: str, allowed: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist; ``what`` says what it should have named.
+
+    ``unknown environment 'tool/x'; did you mean 'tools/x'? (allowed: tools/x)``
+    """
+    names = sorted(allowed)
+    near = get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {what} {value!r}{hint} (allowed: {', '.join(names) or 'none'})")
+
+
+def invalid(what: str, error: ValidationError, model: type[BaseModel]) -> UsageError:
+    """A validation error of ``model`` in one line: the first fault, and how many more there are.
+
+    ``what`` names the thing that was read, as in ``recipe quickstart``.
+    """
+    first = error.errors(include_url=False)[0]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    path, context = list(first["loc"]), first.get("ctx", {})
+    where = ".".join(map(str, path))
+    if first["type"] == "extra_forbidden":
+        *parents, field = path
+        place = f" in {'.'.join(map(str, parents))}" if parents else ""
+        fault = str(unknown(f"field{place}", str(field), _fields_at(model, parents)))
+    elif first["type"] == "union_tag_invalid":
+        fault = str(unknown(f"kind of {where}", context["tag"], _QUOTED.findall(context["expected_tags"])))
+    elif first["type"] == "literal_error" and isinstance(first["input"], str):
+        fault = str(unknown(where, first["input"], _QUOTED.findall(context["expected"])))
+    elif first["type"] == "missing":
+        fault = f"{where} is missing"
+    elif isinstance(context.get("error"), UsageError):
+        fault = f"{where}: {context['error']}"
+    else:
+        given = json.dumps(first["input"], default=str)
+        shown = given if len(given) <= 80 else f"{given[:77]}..."
+        fault = f"{where} = {shown}: {' '.join(first['msg'].split())}"
+    return UsageError(f"{what}: {fault}{more}")
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """The fields allowed at a place in a model; a union's part of the path is the chosen ``kind``."""
+    here: Any = model
+    for part in path:
+        members = [here, *get_args(here)]
+        models = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+        tagged = [
+            m for m in models if part in get_args(getattr(m.model_fields.get("kind"), "annotation", None))
+        ]
+        owners = [m for m in models if part in m.model_fields]
+        if tagged:
+            here = tagged[0]
+        elif owners:
+            here = owners[0].model_fields[part].annotation
+    found = [m for m in (here, *get_args(here)) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return sorted({name for m in found for name in m.model_fields})

@@ -1,0 +1,93 @@
+"""Environments of this process: opens sessions and owns the sandboxes they run in.
+
+The sandbox backend starts when the first environment that needs one is opened, and there is one
+pool per kind of sandbox. Everything ends with the ``async with`` block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self
+
+from turnwise.envs.registry import EnvSpec
+from turnwise.envs.session import Session
+from turnwise.envs.types import Task
+from turnwise.sandbox.backends import backend
+from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
+from turnwise.sandbox.pool import Pool
+
+
+class LocalEnvs:
+    """``async with LocalEnvs() as envs, envs.open("tools/configdesk", seed=3) as env: …``"""
+
+    def __init__(self, *, backend: str | None = None, capacity: int = 128) -> None:
+        self.capacity = capacity
+        """Sandboxes of one kind alive at once; more sessions wait their turn."""
+        self._backend_name = backend
+        self._backend: Backend | None = None
+        self._pools: dict[SandboxSpec, Pool] = {}
+        self._forks: set[Sandbox] = set()
+        self._stack = AsyncExitStack()
+        self._starting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def open(
+        self, env: str | EnvSpec, *, task: Task | None = None, seed: int = 0, split: str = "train"
+    ) -> AsyncIterator[Session]:
+        """A session of one task: the one given, or the split's task number ``seed``."""
+        instance = EnvSpec.parse(env).make()
+        if task is None:
+            tasks = instance.task_set(split)
+            task = tasks[seed % len(tasks)]
+        own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
+        async with Session(instance, own, self) as session:
+            yield session
+
+    # -- SandboxSource
+
+    async def acquire(self, spec: SandboxSpec) -> Sandbox:
+        """A pristine sandbox of a kind, from its pool."""
+        return await (await self._pool(spec)).acquire()
+
+    async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
+        """Copies of a sandbox; each is closed when it is released."""
+        await self._pool(sandbox.spec)
+        assert self._backend is not None
+        snapshot = await sandbox.snapshot()
+        forks: list[Sandbox] = []
+        try:
+            for _ in range(count):
+                forks.append(await self._backend.fork(snapshot))
+        except BaseException:
+            for fork in forks:
+                await fork.close()
+            raise
+        finally:
+            await self._backend.drop(snapshot)
+        self._forks.update(forks)
+        return forks
+
+    async def release(self, sandbox: Sandbox) -> None:
+        """Back to its pool, or closed if it was a fork."""
+        if sandbox in self._forks:
+            self._forks.discard(sandbox)
+            await sandbox.close()
+        else:
+            await self._pools[sandbox.spec].release(sandbox)
+
+    async def _pool(self, spec: SandboxSpec) -> Pool:
+        async with self._starting:
+            if self._backend is None:
+                self._backend = await self._stack.enter_async_context(backend(self._backend_name).running())
+            if spec not in self._pools:
+                pool = Pool(self._backend, spec, size=self.capacity)
+                self._pools[spec] = await self._stack.enter_async_context(pool)
+            return self._pools[spec]

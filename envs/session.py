@@ -1,0 +1,316 @@
+"""One episode of one environment: turns, limits, milestones, rewards, ends and grades.
+
+The session stands between an environment and whoever acts in it. It is also the boundary where
+failures are classified, once: what the agent did wrong is shown to it and counts against it; what the
+environment's code or the machine did wrong ends the episode as ``env_error`` or ``infra_error``,
+without a score.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, Self, TypeVar
+
+from turnwise.envs.env import OUTCOME, VALIDITY, Env
+from turnwise.envs.tool import ToolError
+from turnwise.envs.types import (
+    Action,
+    AgentView,
+    CallAction,
+    EndReason,
+    EpisodeLimits,
+    FinishAction,
+    InvalidAction,
+    RewardTerm,
+    Step,
+    StepRecord,
+    Task,
+    TextAction,
+    TextBlock,
+    ToolCall,
+    text,
+)
+from turnwise.sandbox.contract import LimitExceeded, Sandbox, SandboxError, SandboxSpec
+
+Result = TypeVar("Result")
+
+
+class EpisodeFailed(Exception):
+    """The episode could not start; ``end`` says whose failure it was."""
+
+    def __init__(self, end: EndReason, message: str) -> None:
+        super().__init__(message)
+        self.end = end
+
+
+class OutOfTime(Exception):
+    """What an environment did for the agent took too long."""
+
+    def __init__(self, seconds: float, *, over: bool) -> None:
+        super().__init__(f"took longer than {seconds:g} s")
+        self.over = over
+        """It was the whole episode's time that ran out."""
+
+
+class SandboxSource(Protocol):
+    """Where sessions get their sandboxes from."""
+
+    async def acquire(self, spec: SandboxSpec) -> Sandbox:
+        """A pristine sandbox."""
+        ...
+
+    async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
+        """Copies of a sandbox, which goes on itself."""
+        ...
+
+    async def release(self, sandbox: Sandbox) -> None:
+        """Take one back."""
+        ...
+
+
+def classify(error: Exception) -> EndReason:
+    """Whose failure an exception is: the agent's, the machine's or the environment's code's."""
+    if isinstance(error, LimitExceeded):
+        return EndReason.AGENT_FAULT
+    if isinstance(error, SandboxError):
+        return EndReason.INFRA_ERROR
+    return EndReason.ENV_ERROR
+
+
+class Session:
+    """``reset`` once, ``step`` until ``Step.done``. Use it as ``async with``."""
+
+    def __init__(self, env: Env, task: Task, sandboxes: SandboxSource | None = None) -> None:
+        self.env = env
+        self.task = task
+        self.turn = 0
+        self.end: EndReason | None = None
+        self.score: float | None = None
+        self.reached: dict[str, int] = {}
+        """Milestones reached, with the turn."""
+        self._sandboxes = sandboxes
+        self._deadline: float | None = None
+        self._was_reset = False
+        self._running = False
+        own = task.public.limits
+        self.limits: EpisodeLimits = env.limits if own == EpisodeLimits() else own
+
+    async def reset(self) -> AgentView:
+        """Start; the episode's time begins now. Raises :class:`EpisodeFailed`."""
+        if self._was_reset:
+            raise RuntimeError("this session was already reset; open another for another episode")
+        self._was_reset = True
+        try:
+            if self.env.sandbox_spec is not None:
+                if self._sandboxes is None:
+                    raise SandboxError(f"{self.env.name} needs a sandbox and none was offered")
+                self.env.sandbox = await self._sandboxes.acquire(self.env.sandbox_spec)
+            async with asyncio.timeout(self.limits.seconds):
+                view = await self.env.reset(self.task)
+        except Exception as error:  # the boundary where failures are classified
+            end = classify(error)
+            # The agent has not acted yet: it is the environment that does not fit its own limits.
+            self.end = EndReason.ENV_ERROR if end is EndReason.AGENT_FAULT else end
+            raise EpisodeFailed(self.end, f"{type(error).__name__}: {error}") from error
+        self._deadline = time.monotonic() + self.limits.seconds
+        return AgentView(content=self._cut(view).content, tools=self.env.interface.specs)
+
+    async def step(self, action: Action) -> Step:
+        """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end, and while another
+        step runs."""
+        with self._alone():
+            started = time.perf_counter()
+            try:
+                view, valid, end, error = await self._act(action)
+                reached, terms, digest = await self._observe(valid)
+            except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
+                view, valid, reached, terms, digest = text(""), False, (), (), ""
+                end, error = classify(failure), f"{type(failure).__name__}: {failure}"
+            self.turn += 1
+            if end is None and self.turn >= self.limits.turns:
+                end = EndReason.TURN_LIMIT
+            if end is not None:
+                error = await self.conclude(end, error)
+                terms = (RewardTerm(channel=OUTCOME, level=0, value=self.score), *terms)
+            record = StepRecord(
+                turn=self.turn - 1,
+                terms=terms,
+                milestones=reached,
+                valid=valid,
+                digest=digest,
+                seconds=time.perf_counter() - started,
+                end=self.end,
+                score=self.score,
+                error=error,
+            )
+        return Step(view=self._cut(view), record=record, end=self.end)
+
+    async def conclude(self, end: EndReason, error: str = "") -> str:
+        """End the episode for a reason and grade it; returns what went wrong, if anything did.
+
+        Raises ``RuntimeError`` when it has ended already: an episode is graded once.
+        """
+        if self.end is not None:
+            raise RuntimeError(f"the episode ended already ({self.end})")
+        if not end.trainable:
+            self.end = end
+            return error
+        try:
+            if end is EndReason.AGENT_FAULT:
+                score = 0.0
+            else:
+                async with asyncio.timeout(self.limits.tool_seconds):
+                    score = float(await self.env.grade())
+            if not 0.0 <= score <= 1.0:
+                raise ValueError(f"{self.env.name}.grade() returned {score}, not within [0, 1]")
+        except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
+            self.end = classify(failure)
+            self.score = 0.0 if self.end is EndReason.AGENT_FAULT else None
+            return f"{type(failure).__name__}: {failure}"
+        self.end, self.score = end, score
+        return error
+
+    async def fork(self, count: int) -> list[Session]:
+        """``count`` sessions that go on from here, independent of this one and of each other.
+
+        The caller closes them. Raises ``RuntimeError`` while a step runs and after the end.
+        """
+        with self._alone():
+            twins = [self._twin() for _ in range(count)]
+            if self.env.sandbox_spec is not None and self._sandboxes is not None:
+                boxes = await self._sandboxes.fork(self.env.sandbox, count)
+                for twin, box in zip(twins, boxes, strict=True):
+                    twin.env.sandbox = box
+        return twins
+
+    def _twin(self) -> Session:
+        twin = Session(self.env.copy(), self.task, self._sandboxes)
+        twin.turn, twin.reached = self.turn, dict(self.reached)
+        twin._was_reset, twin._deadline = True, self._deadline
+        return twin
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One step or fork at a time, between the reset and the end."""
+        if not self._was_reset:
+            raise RuntimeError("reset the session before its first step")
+        if self.end is not None:
+            raise RuntimeError(f"the episode ended ({self.end}); no step is possible")
+        if self._running or self._deadline is None:
+            raise RuntimeError("a step is already running in this session")
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+
+    async def close(self) -> None:
+        """Give the sandbox back. Closing twice is harmless."""
+        sandbox = self.env.__dict__.pop("sandbox", None)
+        if sandbox is not None and self._sandboxes is not None:
+            await self._sandboxes.release(sandbox)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # -- one turn
+
+    async def _act(self, action: Action) -> tuple[AgentView, bool, EndReason | None, str]:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return text("error: out of time"), False, EndReason.TIME_LIMIT, ""
+        match action:
+            case CallAction():
+                return await self._calls(action.calls)
+            case FinishAction():
+                return text(""), True, EndReason.SUBMITTED, ""
+            case InvalidAction():
+                return text(f"error: {action.error}"), False, None, ""
+            case TextAction():
+                return await self._said(action.text)
+
+    async def _said(self, words: str) -> tuple[AgentView, bool, EndReason | None, str]:
+        try:
+            answer = await self._bounded(self.env.said(words))
+        except OutOfTime as late:
+            return text(f"error: the answer {late}"), False, EndReason.TIME_LIMIT if late.over else None, ""
+        if answer is None:
+            return text("error: call a tool"), False, None, ""
+        return (text(answer) if isinstance(answer, str) else answer), True, None, ""
+
+    async def _calls(self, calls: tuple[ToolCall, ...]) -> tuple[AgentView, bool, EndReason | None, str]:
+        views, valid = [], True
+        for one in calls:
+            tool = self.env.interface.tools.get(one.name)
+            try:
+                if tool is None:
+                    raise ToolError(f"unknown tool {one.name}")
+                result = await self._bounded(tool(self.env, one.arguments))
+                views.append(text(result) if isinstance(result, str) else result)
+            except ToolError as mistake:
+                views.append(text(f"error: {mistake}"))
+                valid = False
+            except OutOfTime as late:
+                views.append(text(f"error: {one.name} {late}"))
+                valid = False
+                if late.over:
+                    return _join(views), valid, EndReason.TIME_LIMIT, ""
+            else:
+                if tool.submits:
+                    return _join(views), valid, EndReason.SUBMITTED, ""
+        return _join(views), valid, None, ""
+
+    async def _bounded(self, work: Awaitable[Result]) -> Result:
+        """Do it within a tool's time and what is left of the episode's. Raises :class:`OutOfTime`; a
+        ``TimeoutError`` of the environment's own stays one."""
+        assert self._deadline is not None
+        left = max(self._deadline - time.monotonic(), 0.0)
+        seconds = min(self.limits.tool_seconds, left)
+        try:
+            async with asyncio.timeout(seconds) as clock:
+                return await work
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise OutOfTime(seconds, over=seconds == left) from None
+
+    async def _observe(self, valid: bool) -> tuple[tuple[str, ...], tuple[RewardTerm, ...], str]:
+        """Milestones, rewards and digest of the state as the turn left it."""
+        interface, reached = self.env.interface, []
+        terms = [RewardTerm(channel=VALIDITY, level=1, value=float(valid))]
+        async with asyncio.timeout(self.limits.tool_seconds):
+            for milestone in interface.milestones:
+                if milestone.name not in self.reached and await milestone(self.env):
+                    self.reached[milestone.name] = self.turn
+                    reached.append(milestone.name)
+            for reward in interface.rewards:
+                value = await reward(self.env)
+                terms.append(RewardTerm(channel=reward.name, level=reward.level, value=value))
+            digest = await self.env.digest()
+        return tuple(reached), tuple(terms), digest
+
+    def _cut(self, view: AgentView) -> AgentView:
+        """Cut long text in the middle, and say so."""
+        room = self.limits.observation_chars
+        if all(not isinstance(b, TextBlock) or len(b.text) <= room for b in view.content):
+            return view
+        blocks = []
+        for block in view.content:
+            if isinstance(block, TextBlock) and len(block.text) > room:
+                half = room // 2
+                gone = len(block.text) - 2 * half
+                cut = f"{block.text[:half]}\n[… {gone} characters cut …]\n{block.text[-half:]}"
+                block = TextBlock(text=cut)
+            blocks.append(block)
+        return view.model_copy(update={"content": tuple(blocks)})
+
+
+def _join(views: list[AgentView]) -> AgentView:
+    if len(views) == 1:
+        return views[0]
+    return AgentView(content=tuple(block for view in views for block in view.content))

@@ -1,0 +1,111 @@
+"""Running commands, seen from the resident: captured output, a deadline, an end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import signal
+import struct
+import termios
+import time
+from collections.abc import Callable
+
+from turnwise.sandbox.namespaces.channel import Head
+
+KILLED = 128 + signal.SIGKILL
+FILE_TOO_LARGE = 128 + signal.SIGXFSZ
+
+Reply = Callable[[Head, bytes], None]
+"""Sends the answer to one request."""
+
+
+class Stream:
+    """One output pipe: the first ``limit`` bytes are kept, the rest is read and thrown away."""
+
+    def __init__(self, fd: int, limit: int) -> None:
+        os.set_blocking(fd, False)
+        self.fd, self.limit, self.data, self.truncated = fd, limit, bytearray(), False
+
+    def pump(self, most: int = 1 << 16) -> int:
+        """Read once; the number of bytes, 0 at the end, -1 when there is nothing now."""
+        try:
+            data = os.read(self.fd, most)
+        except BlockingIOError:
+            return -1
+        room = self.limit - len(self.data)
+        self.truncated |= len(data) > room
+        self.data += data[:room] if len(data) > room else data
+        return len(data)
+
+    def drain(self) -> None:
+        """Read what is there now, and no more: somebody may go on writing for ever."""
+        left = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
+        while left > 0 and (count := self.pump(left)) > 0:
+            left -= count
+
+    def take(self) -> tuple[bytes, bool]:
+        data, truncated = bytes(self.data), self.truncated
+        self.data.clear()
+        self.truncated = False
+        return data, truncated
+
+
+class Job:
+    """A command under its exec-init (``pid``): what it prints and when it must end."""
+
+    def __init__(self, selector: selectors.BaseSelector, pid: int, streams: list[Stream]) -> None:
+        self.pid, self.streams = pid, streams
+        self.pidfd = os.pidfd_open(pid)
+        self.reply: Reply | None = None
+        """Where the answer goes; None while nobody waits for one."""
+        self.deadline: float | None = None
+        self.timed_out = False
+        self._selector = selector
+        for stream in streams:
+            selector.register(stream.fd, selectors.EVENT_READ, lambda stream=stream: self._on_output(stream))
+        selector.register(self.pidfd, selectors.EVENT_READ, self._on_exit)
+        self.ended: Callable[[Job, int], None] = lambda job, code: None
+
+    def begin(self, reply: Reply, timeout: float) -> None:
+        self.reply, self.timed_out = reply, False
+        self.deadline = time.monotonic() + timeout
+
+    def finish(self, code: int, limit: str | None = None) -> None:
+        """Answer with what was captured."""
+        for stream in self.streams:
+            stream.drain()
+        parts = [stream.take() for stream in self.streams]
+        if limit is None and code == FILE_TOO_LARGE:
+            limit = "file_size"
+        head = {
+            "code": code,
+            "lengths": [len(data) for data, _ in parts],
+            "truncated": any(truncated for _, truncated in parts),
+            "timed_out": self.timed_out,
+            "limit": limit if code else None,
+        }
+        reply, self.reply, self.deadline = self.reply, None, None
+        if reply is not None:
+            reply(head, b"".join(data for data, _ in parts))
+
+    def kill(self) -> None:
+        """PID 1 of its namespace: everything in it dies. ``_on_exit`` follows."""
+        self.deadline = None
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def _on_output(self, stream: Stream) -> None:
+        if stream.pump() == 0:
+            self._selector.unregister(stream.fd)
+
+    def _on_exit(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self.ended(self, code if code >= 0 else 128 - code)
+        self.close()
+
+    def close(self) -> None:
+        for fd in (self.pidfd, *(stream.fd for stream in self.streams)):
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+            os.close(fd)

@@ -1,0 +1,120 @@
+"""The persistent shell: one process that evaluates command after command.
+
+The resident puts a script into a memory file (file 5 of the shell), writes a token to a pipe (3) and
+gets the token back on another (4) with the exit status, so a command costs no process start and its
+output can look like anything. Commands run with those files closed. They could still reach them
+through /proc, as they are the shell: agent code can fake the status of its own command or end it
+early, but a status without the token of the command now running is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Mapping
+
+from turnwise.sandbox.namespaces.jobs import Job, Stream
+from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
+
+_STATE = '{ /usr/bin/env -0; printf %s "$PWD"; } >/proc/self/fd/5'
+_LOOP = (
+    'while IFS= read -r __token <&3; do if [ "$__token" = state ]; then {state}; else {run}; fi; '
+    'echo "$__token $?" >&4; done'
+)
+_RUN = {
+    "/bin/bash": 'IFS= read -r -d "" __script </proc/self/fd/5; eval "$__script" 3<&- 4>&- 5<&-',
+    "/bin/sh": ". /proc/self/fd/5 3<&- 4>&-",
+}
+STATE_DEADLINE = 2.0
+
+
+class Shell:
+    """A running shell. ``job`` ends when the shell does."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        selector: selectors.BaseSelector,
+        cwd: str,
+        env: Mapping[str, str] | None,
+        limit: int,
+    ) -> None:
+        program = next((path for path in _RUN if os.path.exists(path)), "/bin/sh")
+        loop = _LOOP.replace("{state}", _STATE).replace("{run}", _RUN[program])
+        self._script = os.memfd_create("script")
+        null = os.open("/dev/null", os.O_RDONLY)
+        (output, out), (commands, self._commands), (self._statuses, statuses) = os.pipe(), os.pipe(), os.pipe()
+        theirs = (null, out, out, commands, statuses, self._script)
+        pid = launcher.spawn([program, "-c", loop], ENVIRONMENT if env is None else env, cwd, theirs)
+        for fd in theirs[:-1]:
+            if fd != out:
+                os.close(fd)
+        os.close(out)
+        self._selector, self._token, self._partial = selector, "", b""
+        self.job = Job(selector, pid, [Stream(output, limit)])
+        os.set_blocking(self._statuses, False)
+        selector.register(self._statuses, selectors.EVENT_READ, self._on_status)
+
+    @property
+    def busy(self) -> bool:
+        return self.job.reply is not None
+
+    def run(self, script: str) -> None:
+        """Start a command; the job is answered when its status comes."""
+        self._write(script.encode(errors="surrogateescape") + b"\n")
+        self._tell(os.urandom(8).hex())
+
+    def _write(self, data: bytes) -> None:
+        os.ftruncate(self._script, 0)
+        os.pwrite(self._script, data, 0)
+
+    def _tell(self, token: str) -> None:
+        self._token = token
+        try:
+            os.write(self._commands, token.encode() + b"\n")
+        except BrokenPipeError:
+            pass  # it has ended; the job's end answers
+
+    def _status(self) -> int | None:
+        """The exit status for the current token, if it has come."""
+        try:
+            data = os.read(self._statuses, 4096)
+        except BlockingIOError:
+            return None
+        if not data:
+            self._selector.unregister(self._statuses)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._partial = self._partial[-256:]
+        for line in lines:
+            token, _, status = line.partition(b" ")
+            if token.decode(errors="replace") == self._token and status.isdigit():
+                return int(status[:3])
+        return None
+
+    def _on_status(self) -> None:
+        status = self._status()
+        if status is not None and self.busy:
+            self._token = ""
+            self.job.finish(status)
+
+    def state(self) -> tuple[str, dict[str, str]] | None:
+        """Working directory and exported variables of an idle shell; None when it does not tell."""
+        self._write(b"")
+        self._tell("state")
+        end = time.monotonic() + STATE_DEADLINE
+        while (status := self._status()) is None:
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.0005)
+        if status != 0:
+            return None
+        *variables, cwd = os.pread(self._script, 1 << 22, 0).split(b"\0")
+        pairs = (os.fsdecode(variable).partition("=") for variable in variables)
+        return os.fsdecode(cwd), {name: value for name, _, value in pairs}
+
+    def close(self) -> None:
+        if self._statuses in self._selector.get_map():
+            self._selector.unregister(self._statuses)
+        for fd in (self._statuses, self._commands, self._script):
+            os.close(fd)

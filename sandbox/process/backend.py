@@ -1,0 +1,201 @@
+"""The process backend: the directories and the keeper that its sandboxes share."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, Process
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnwise.sandbox.contract import (
+    Backend,
+    BackendUnavailable,
+    Probe,
+    SandboxDied,
+    SandboxError,
+    SandboxSpec,
+    Snapshot,
+)
+from turnwise.sandbox.process import shell, workspace
+from turnwise.sandbox.process.keeper.trees import remove
+from turnwise.sandbox.process.link import GRACE, Link
+from turnwise.sandbox.process.sandbox import TREE_TIMEOUT, ProcessSandbox
+
+logger = logging.getLogger(__name__)
+
+LOST = (
+    "file system isolation",
+    "network isolation",
+    "process isolation",
+    "user isolation",
+    "memory limit of the whole (each process has its own)",
+    "process limit",
+    "processor limit",
+    "disk quota",
+)
+"""What every platform lacks here."""
+
+KEEPER = """
+import sys, types
+for name in ("turnwise", "turnwise.sandbox", "turnwise.sandbox.process"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = sys.argv[3:]
+from turnwise.sandbox.process.keeper.serve import main
+main()
+"""
+"""Starts the keeper under its full name without running what the packages above it import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A snapshot's copy, and the directory it was copied from."""
+
+    directory: Path
+    source: Path
+
+
+def private_directory() -> Path:
+    return Path(tempfile.mkdtemp(prefix="turnwise-")).resolve()
+
+
+class ProcessBackend(Backend):
+    """Sandboxes that isolate nothing; see the package for what that means."""
+
+    name = "process"
+
+    def __init__(self) -> None:
+        self.link = Link()
+        self._numbers = itertools.count(1)
+        self._sandboxes: set[ProcessSandbox] = set()
+        self._snapshots: dict[str, Frozen] = {}
+        self._directory: Path | None = None
+        self._keeper: Process | None = None
+
+    @classmethod
+    def probe(cls) -> Probe:
+        lost = LOST if sys.platform == "linux" else (*LOST, "end of daemons that leave their process group")
+        if os.name != "posix" or not shutil.which("sh"):
+            return Probe(cls.name, False, "there is no POSIX shell", "run on Linux, macOS or WSL", lost)
+        return Probe(cls.name, True, f"{sys.platform}; isolates nothing: for trusted tasks only", "", lost)
+
+    async def start(self) -> None:
+        probe = self.probe()
+        if not probe.available:
+            raise BackendUnavailable(f"process backend: {probe.detail}; {probe.remedy}")
+        logger.warning("The process backend isolates nothing. Lost here: %s.", "; ".join(probe.lost))
+        self._directory = await asyncio.to_thread(private_directory)
+        ours, theirs = socket.socketpair()
+        try:
+            self._keeper = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-B", "-c", KEEPER),
+                *(str(theirs.fileno()), str(self._directory), str(Path(__file__).parent)),
+                stdin=DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+            )
+            await asyncio.get_running_loop().create_connection(lambda: self.link, sock=ours)
+        except BaseException:
+            ours.close()
+            await self.close()
+            raise
+        finally:
+            theirs.close()
+
+    async def create(self, spec: SandboxSpec) -> ProcessSandbox:
+        if spec.root is not None:
+            raise ValueError(f"spec.root: {spec.root} needs a backend that can change the root file system")
+        sandbox = self._add(spec)
+        await asyncio.to_thread(sandbox.furnish)
+        return sandbox
+
+    async def fork(self, snapshot: Snapshot) -> ProcessSandbox:
+        self.frozen(snapshot)
+        sandbox = self._add(snapshot.spec)
+        try:
+            await self.thaw(snapshot, sandbox)
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        directory = self.frozen(snapshot).directory
+        del self._snapshots[snapshot.name]
+        await asyncio.to_thread(remove, str(directory))
+
+    async def close(self) -> None:
+        for sandbox in self._sandboxes:
+            sandbox.closed = True
+        self._sandboxes.clear()
+        self.link.close()
+        if self._keeper is not None:
+            try:
+                async with asyncio.timeout(GRACE):
+                    await self._keeper.wait()
+            except TimeoutError:
+                self._keeper.kill()
+                await self._keeper.wait()
+            self._keeper = None
+        if self._directory is not None:
+            await asyncio.to_thread(remove, str(self._directory))  # the keeper did, unless it was killed
+            self._directory = None
+
+    # -- for its sandboxes
+    def check(self) -> None:
+        """Raise :class:`SandboxDied` when nobody keeps the sandboxes any more."""
+        if self.link.transport is None:
+            raise SandboxDied("the process backend is not running")
+
+    def forget(self, sandbox: ProcessSandbox) -> None:
+        self._sandboxes.discard(sandbox)
+
+    def frozen(self, snapshot: Snapshot) -> Frozen:
+        """Where a snapshot is. Raises ``ValueError`` for one that was dropped or is another's."""
+        if snapshot.backend != self.name or snapshot.name not in self._snapshots:
+            raise ValueError(f"snapshot: {snapshot.name!r} was dropped or is of another backend")
+        return self._snapshots[snapshot.name]
+
+    async def freeze(self, sandbox: ProcessSandbox, processes_ended: int) -> Snapshot:
+        """Copy a sandbox whose processes have ended."""
+        name = f"snapshot-{next(self._numbers)}"
+        target = self._place(name)
+        await self._copy(sandbox.directory, target)
+        self._snapshots[name] = Frozen(target, sandbox.directory)
+        size = await asyncio.to_thread(workspace.size, target)
+        return Snapshot(name, self.name, sandbox.spec, size, processes_ended)
+
+    async def thaw(self, snapshot: Snapshot, sandbox: ProcessSandbox) -> None:
+        """Copy a snapshot to a sandbox that has no directory yet."""
+        frozen = self.frozen(snapshot)
+        await self._copy(frozen.directory, sandbox.directory)
+        noted = sandbox.directory / "shell"
+        sandbox.shell_beginning = shell.resume(noted, frozen.source, sandbox.directory)
+
+    def _place(self, name: str) -> Path:
+        if self._directory is None:
+            raise SandboxDied("the process backend is not running")
+        return self._directory / name
+
+    def _add(self, spec: SandboxSpec) -> ProcessSandbox:
+        name = f"process-{next(self._numbers)}"
+        sandbox = ProcessSandbox(self, name, spec, self._place(name))
+        self._sandboxes.add(sandbox)
+        return sandbox
+
+    async def _copy(self, source: Path, target: Path) -> None:
+        """``cp -a``: owners, modes, times, links and pipes; blocks are shared where the disk can."""
+        argv = ["cp", "-ac" if sys.platform == "darwin" else "-a", str(source), str(target)]
+        env = {"PATH": os.environ.get("PATH", os.defpath)}
+        fields = {"box": "", "argv": argv, "env": env, "cwd": "/", "limits": {}, "cap": 1000}
+        head, output = await self.link.call("exec", timeout=TREE_TIMEOUT, **fields)
+        if not head["result"] or head["result"][0] != 0:
+            raise SandboxError(f"copying {source} failed: {output.decode(errors='replace')}")

@@ -1,0 +1,67 @@
+"""Work on trees of files that must be killable: removing one, searching in one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+
+
+def remove(path: str) -> None:
+    """Remove a file or a tree, directories closed to us included. To find nothing is no error."""
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        os.chmod(path, 0o700)
+        for top, names, _ in os.walk(path):
+            for name in names:
+                if not os.path.islink(os.path.join(top, name)):
+                    os.chmod(os.path.join(top, name), 0o700)
+        shutil.rmtree(path)
+
+
+def regular_files(path: str) -> Iterator[str]:
+    """Every regular file at or below a path, in path order. Symbolic links are not followed."""
+    paths = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+    for name in sorted(paths) if os.path.isdir(path) else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(os.lstat(name).st_mode):
+                yield name
+
+
+def search(pattern: str, path: str, limit: int) -> list[tuple[str, int, str]]:
+    """Lines that match, as (file, line number, line). A file with a NUL in its first block is no text."""
+    expression = re.compile(pattern)
+    found: list[tuple[str, int, str]] = []
+    for name in regular_files(path):
+        try:
+            with open(name, "rb") as file:
+                data = file.read()
+        except (FileNotFoundError, PermissionError):
+            continue
+        if b"\0" in data[:8192]:
+            continue
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+            if len(found) == limit:
+                return found
+            if expression.search(line):
+                found.append((name, number, line))
+    return found
+
+
+def attempt(work: Callable[..., object], *args: object) -> dict[str, object]:
+    """The result of some work, or what was wrong with its arguments, in a form that can be sent."""
+    try:
+        return {"value": work(*args)}
+    except OSError as error:
+        return {"error": error.strerror, "errno": error.errno}
+    except (re.error, RecursionError, OverflowError) as error:
+        return {"error": str(error)}

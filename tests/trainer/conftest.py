@@ -1,0 +1,129 @@
+"""Small batches of finished episodes, written by hand or drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from turnwise.agents.trajectory import Episode, Span, Turn
+from turnwise.envs.types import EndReason, StepRecord, TaskRef, TextAction, text
+from turnwise.trainer import stage as stage_module
+from turnwise.trainer.stage import find_stage
+from turnwise.trainer.table import TurnTable
+
+MILESTONES = ("found", "changed", "checked", "sent")
+CHANNELS = {"outcome": 0, "validity": 1}
+SUBMITTED = EndReason.SUBMITTED
+
+
+def env_span(*ids: int) -> Span:
+    """What was read."""
+    return Span(ids=ids, source="env")
+
+
+def policy_span(*ids: int, author: str = "learner") -> Span:
+    """What was sampled, each token at log-probability -1 under version 3."""
+    return Span(ids, "policy", author, logprobs=(-1.0,) * len(ids), versions=(3,) * len(ids))
+
+
+def make_turn(episode: str, group: str, index: int, reached: Sequence[str] = (), **changes: Any) -> Turn:
+    """A turn that reads two tokens and writes ``index + 1``; ``changes`` replace its fields."""
+    record = changes.pop("record", StepRecord(turn=index, milestones=tuple(reached)))
+    fields: dict[str, Any] = {
+        "turn_id": f"{episode}.{index}",
+        "parent_id": f"{episode}.{index - 1}" if index else None,
+        "episode_id": episode,
+        "group_id": group,
+        "index": index,
+        "spans": (env_span(1, 2), policy_span(*range(10, 11 + index))),
+        "action": TextAction(text="x"),
+        "record": record,
+        "observation": text("seen"),
+    }
+    return Turn(**(fields | changes))
+
+
+def make_episode(
+    name: str,
+    group: str,
+    turns: int | Sequence[Turn],
+    score: float | None = 0.0,
+    end: EndReason = SUBMITTED,
+    reached: Mapping[int, Sequence[str]] | None = None,
+) -> Episode:
+    """An episode of so many turns, or of these; ``reached`` says which milestones at which turn."""
+    if isinstance(turns, int):
+        turns = [make_turn(name, group, i, (reached or {}).get(i, ())) for i in range(turns)]
+    return Episode(
+        episode_id=name,
+        group_id=group,
+        task=TaskRef(env="test/none", id=group, seed=0),
+        policy="learner",
+        opening=text("start"),
+        turns=tuple(turns),
+        end=end,
+        score=score,
+    )
+
+
+def table_of(*episodes: Episode) -> TurnTable:
+    """A table of an environment with the milestones and channels above."""
+    return TurnTable.from_episodes(episodes, MILESTONES, CHANNELS)
+
+
+def run_stage(
+    name: str, table: TurnTable, state: Mapping[str, Any] | None = None, **params: Any
+) -> TurnTable:
+    """The table with one stage's columns."""
+    columns, _ = find_stage(name).bind(params).apply(table, state or {})
+    return table.with_columns(columns)
+
+
+ENDS = st.sampled_from([SUBMITTED, EndReason.TURN_LIMIT, EndReason.AGENT_FAULT])
+
+
+@st.composite
+def an_episode(draw: st.DrawFn, name: str, group: str, ends: st.SearchStrategy[EndReason]) -> Episode:
+    """One to six turns; every milestone at some turn or never."""
+    length = draw(st.integers(1, 6))
+    reached: dict[int, list[str]] = {}
+    for milestone in MILESTONES:
+        turn = draw(st.none() | st.integers(0, length - 1))
+        if turn is not None:
+            reached.setdefault(turn, []).append(milestone)
+    score = draw(st.sampled_from([0.0, 0.1, 0.3, 1.0]))
+    return make_episode(name, group, length, score, draw(ends), reached)
+
+
+@st.composite
+def batches(draw: st.DrawFn, ends: st.SearchStrategy[EndReason] = ENDS, tag: str = "e") -> list[Episode]:
+    """One to four groups of one to four episodes."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    names = [(f"{tag}{g}-{i}", f"{tag}{g}") for g, size in enumerate(sizes) for i in range(size)]
+    return [draw(an_episode(name, group, ends)) for name, group in names]
+
+
+@pytest.fixture(scope="session")
+def lab() -> SimpleNamespace:
+    """What the tests of credit build their batches with."""
+    return SimpleNamespace(
+        milestones=MILESTONES,
+        channels=CHANNELS,
+        env_span=env_span,
+        policy_span=policy_span,
+        turn=make_turn,
+        episode=make_episode,
+        table=table_of,
+        run=run_stage,
+        batches=batches,
+    )
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that a test defines are forgotten after it."""
+    monkeypatch.setattr(stage_module, "_STAGES", dict(stage_module.stages()))

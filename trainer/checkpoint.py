@@ -1,0 +1,106 @@
+"""A run's state on disk, whole or not at all.
+
+A checkpoint is written beside the last one, synced, and renamed into place; ``latest`` then names it.
+Every random stream of a run is derived from its seed, the step and an episode's name, so the seed and
+the step *are* the streams, and the task cursor is a number. What is left is the model, the optimiser
+and the states of the credit stages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+KEEP = 2
+"""How many checkpoints stay: the newest, and one before it."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come; everything of its state that is not a tensor."""
+
+    phase: str = "warm_start"
+    """``warm_start``, ``train`` or ``done``."""
+    round: int = 0
+    """Rounds of the warm start done."""
+    step: int = 0
+    """Training steps done."""
+    episodes: int = 0
+    """Episodes seen in training, the demonstrations apart."""
+    cursor: int = 0
+    """Tasks drawn."""
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    stages: dict[str, Any] = field(default_factory=dict)
+    """State of every credit stage that has one, by name."""
+    watch: dict[str, Any] = field(default_factory=dict)
+    """State of the guards."""
+
+
+def save(
+    run: Path,
+    progress: Progress,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+) -> Path:
+    """Write a checkpoint and make it the latest."""
+    root = run / "checkpoints"
+    root.mkdir(exist_ok=True)
+    name = f"{progress.step:06d}" if progress.phase != "warm_start" else f"warm-{progress.round:04d}"
+    scratch, final = root / f".{name}.tmp", root / name
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch / "model")
+    tokenizer.save_pretrained(scratch / "model")
+    torch.save(optimizer.state_dict(), scratch / "optimizer.pt")
+    (scratch / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    for path in scratch.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    scratch.rename(final)
+    pointer = root / ".latest.tmp"
+    pointer.write_text(name, encoding="utf-8")
+    _sync(pointer)
+    pointer.replace(root / "latest")
+    _prune(root, name)
+    return final
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole checkpoint; None where there is none yet."""
+    pointer = run / "checkpoints" / "latest"
+    return run / "checkpoints" / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def load_progress(folder: Path) -> Progress:
+    """What :func:`save` wrote of a run's progress."""
+    return Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Put the saved state into an optimiser of the same parameters."""
+    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+
+
+def _prune(root: Path, newest: str) -> None:
+    others = sorted(
+        (p for p in root.iterdir() if p.is_dir() and p.name != newest), key=lambda p: p.stat().st_mtime
+    )
+    for old in others[: max(0, len(others) - (KEEP - 1))]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

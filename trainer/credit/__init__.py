@@ -1,0 +1,7 @@
+"""The built-in stages of credit, one idea a file; importing this package registers them."""
+
+from __future__ import annotations
+
+from turnwise.trainer.credit import baseline, critic, gae, group, outcome, progress, returns, scale, shaping
+
+__all__ = ["baseline", "critic", "gae", "group", "outcome", "progress", "returns", "scale", "shaping"]

@@ -1,0 +1,76 @@
+"""Entries sorted into groups, and what is said of a group as a whole.
+
+Turns belong to episodes, episodes to groups of one task, steps to states seen before: every credit
+method compares within such sets. One class does all of it on integer codes, in numpy, in any order of
+the entries; nothing loops over entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Entry ``i`` is in group ``codes[i]``, one of ``range(count)``; a group may be empty."""
+
+    codes: Array
+    count: int
+
+    @classmethod
+    def of(cls, *keys: Array) -> Grouping:
+        """Entries alike in every key are one group: ``Grouping.of(t.group_id, t.index)``."""
+        table = np.stack([np.asarray(key) for key in keys], axis=1)
+        _, codes = np.unique(table, axis=0, return_inverse=True)
+        codes = codes.reshape(-1)
+        return cls(codes, int(codes.max()) + 1 if len(codes) else 0)
+
+    @cached_property
+    def size(self) -> Array:
+        """Entries per group [groups]."""
+        return np.bincount(self.codes, minlength=self.count)
+
+    def spread(self, values: Array) -> Array:
+        """A group's value at each of its entries: [groups] -> [entries]."""
+        return np.asarray(values)[self.codes]
+
+    def sum(self, values: Array) -> Array:
+        """[entries] -> [groups]; 0 for an empty group."""
+        return np.bincount(self.codes, weights=values, minlength=self.count)
+
+    def mean(self, values: Array) -> Array:
+        """[entries] -> [groups]; NaN for an empty group, which has no mean."""
+        with np.errstate(invalid="ignore"):
+            return self.sum(values) / self.size
+
+    def std(self, values: Array, ddof: int = 0) -> Array:
+        """[entries] -> [groups]; 0 for a group of ``ddof`` entries or fewer."""
+        squares = self.sum(self.centre(values) ** 2)
+        deviation: Array = np.sqrt(squares / np.maximum(self.size - ddof, 1))
+        return deviation
+
+    def max(self, values: Array) -> Array:
+        """[entries] -> [groups]; -inf for an empty group."""
+        result = np.full(self.count, -np.inf)
+        np.maximum.at(result, self.codes, values)
+        return result
+
+    def min(self, values: Array) -> Array:
+        """[entries] -> [groups]; +inf for an empty group."""
+        return -self.max(-np.asarray(values, dtype=float))
+
+    def alike(self, values: Array) -> Array:
+        """Whether a group's entries are all equal, bit for bit: [entries] -> bool [groups]."""
+        return self.max(values) <= self.min(values)
+
+    def centre(self, values: Array) -> Array:
+        """Values minus their group's mean; exactly 0 in a group all alike, whatever the rounding."""
+        centred = values - self.spread(self.mean(values))
+        return np.where(self.spread(self.alike(values)), 0.0, centred)

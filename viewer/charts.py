@@ -1,0 +1,267 @@
+"""Charts as inline SVG: curves and heat maps that follow the page's colours and need no script.
+
+Colours are CSS classes (``s1`` … for series, ``q0`` … ``q10`` for a diverging scale), so that light and
+dark pages share one drawing. Every value can be read off without colour: curves carry their names at
+their ends, and each point's figures are the ``<title>`` of an invisible column over it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 520.0, 270.0
+LEFT, TOP, BOTTOM = 46.0, 14.0, 40.0
+MAX_POINTS = 200
+"""Longer curves are drawn as means over equal stretches of the x axis."""
+CLASSES = 11
+"""Steps of the diverging scale; the middle one is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line: its points by x, and where there is one its 95% interval at each of them."""
+
+    label: str
+    points: Sequence[Point]
+    style: str = "s1"
+    band: Sequence[tuple[float, float]] = ()
+    """Low and high, one pair a point."""
+    dots: bool = False
+    """Measured at few places: mark each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """What the axes say."""
+
+    x: str = "training step"
+    top: float | None = 1.0
+    """Upper end of the y axis; None fits the data. The lower end is always 0."""
+    number: Callable[[float], str] = field(default=lambda value: f"{value:.0%}")
+    """How a value is written."""
+    before: str = ""
+    """Names the shaded part left of x = 0."""
+    place: Callable[[float], str] = field(default=lambda x: f"step {x:g}")
+    """How a place on the x axis is named."""
+
+
+def curve_chart(name: str, curves: Sequence[Curve], axes: Axes = Axes()) -> Markup:
+    """Curves over a common axis. ``name`` says what is shown, for those who cannot see it."""
+    drawn = [thin(curve) for curve in curves if curve.points]
+    if not drawn:
+        return Markup("")
+    frame = Frame.around(drawn, axes)
+    parts = [*_grid(frame, axes), *(_band(frame, curve) for curve in drawn)]
+    parts += [mark for curve in drawn for mark in _line(frame, curve)]
+    parts += [*_names(frame, drawn), *_readings(frame, drawn, axes)]
+    return _svg(name, WIDTH, HEIGHT, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where data lies on the drawing."""
+
+    low: float
+    high: float
+    top: float
+    right: float
+    """Room for names beside the plot."""
+
+    @classmethod
+    def around(cls, curves: Sequence[Curve], axes: Axes) -> Frame:
+        """The smallest frame with round ends that holds the curves."""
+        xs = [x for curve in curves for x, _ in curve.points]
+        ys = [y for curve in curves for _, y in curve.points] + [h for curve in curves for _, h in curve.band]
+        top = axes.top if axes.top is not None else ticks(max(max(ys), 1e-9))[-1]
+        low, high = min(0.0, *xs), max(xs)
+        longest = max((len(curve.label) for curve in curves), default=0) if len(curves) > 1 else 0
+        return cls(low, high if high > low else low + 1, top, 14.0 + 6.6 * longest)
+
+    def x(self, value: float) -> float:
+        """A value of the x axis on the drawing."""
+        return LEFT + (value - self.low) / (self.high - self.low) * (WIDTH - LEFT - self.right)
+
+    def y(self, value: float) -> float:
+        """A value of the y axis on the drawing."""
+        return HEIGHT - BOTTOM - value / self.top * (HEIGHT - TOP - BOTTOM)
+
+
+def ticks(top: float, count: int = 4) -> list[float]:
+    """Round values from 0 to the first at or above ``top``, about ``count`` apart from 0."""
+    raw = top / count
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
+    return [i * step for i in range(math.ceil(top / step - 1e-9) + 1)]
+
+
+def thin(curve: Curve) -> Curve:
+    """At most ``MAX_POINTS`` points: means over equal stretches; curves with a band stay whole."""
+    if len(curve.points) <= MAX_POINTS or curve.band:
+        return curve
+    size = math.ceil(len(curve.points) / MAX_POINTS)
+    chunks = [curve.points[i : i + size] for i in range(0, len(curve.points), size)]
+    means = [(c[-1][0], sum(y for _, y in c) / len(c)) for c in chunks]
+    return Curve(curve.label, means, curve.style, dots=curve.dots)
+
+
+def _grid(frame: Frame, axes: Axes) -> list[Markup]:
+    right = WIDTH - frame.right
+    parts = []
+    if frame.low < 0:
+        parts.append(
+            Markup('<rect class="before" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"/>').format(
+                LEFT, TOP, frame.x(0) - LEFT, HEIGHT - TOP - BOTTOM
+            )
+        )
+        parts.append(_text(LEFT + 5, TOP + 14, axes.before, "note"))
+    for value in ticks(frame.top):
+        if value <= frame.top * 1.001:
+            y = frame.y(value)
+            parts.append(Markup('<path class="grid" d="M{} {:.1f}H{:.1f}"/>').format(LEFT, y, right))
+            parts.append(_text(LEFT - 6, y + 4, axes.number(value), "tick end"))
+    for value in ticks(frame.high, 5):
+        if value <= frame.high and value == int(value):
+            parts.append(_text(frame.x(value), HEIGHT - BOTTOM + 17, f"{value:g}", "tick mid"))
+    parts.append(_text((frame.x(0) + right) / 2, HEIGHT - 5, axes.x, "tick mid"))
+    return parts
+
+
+def _band(frame: Frame, curve: Curve) -> Markup:
+    if not curve.band:
+        return Markup("")
+    xs = [frame.x(x) for x, _ in curve.points]
+    if len(xs) == 1:
+        low, high = (frame.y(value) for value in curve.band[0])
+        return Markup('<path class="{} whisker" d="M{:.1f} {:.1f}V{:.1f}"/>').format(curve.style, xs[0], low, high)
+    upper = [f"{x:.1f} {frame.y(high):.1f}" for x, (_, high) in zip(xs, curve.band, strict=True)]
+    lower = [f"{x:.1f} {frame.y(low):.1f}" for x, (low, _) in zip(xs, curve.band, strict=True)]
+    return Markup('<path class="{} band" d="M{}Z"/>').format(curve.style, "L".join([*upper, *reversed(lower)]))
+
+
+def _line(frame: Frame, curve: Curve) -> list[Markup]:
+    places = [(frame.x(x), frame.y(y)) for x, y in curve.points]
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    parts = [Markup('<path class="{} line" d="M{}"/>').format(curve.style, path)]
+    if curve.dots or len(places) == 1:
+        parts += [
+            Markup('<circle class="{} dot" cx="{:.1f}" cy="{:.1f}" r="3.2"/>').format(curve.style, x, y)
+            for x, y in places
+        ]
+    return parts
+
+
+def _names(frame: Frame, curves: Sequence[Curve]) -> list[Markup]:
+    """Each curve's name at its end, moved apart where they would touch."""
+    if len(curves) == 1:
+        return []
+    wanted = sorted((frame.y(curve.points[-1][1]) + 4, i) for i, curve in enumerate(curves))
+    floor, placed = TOP + 4, []
+    for y, i in wanted:
+        floor = max(y, floor)
+        placed.append((floor, i))
+        floor += 15
+    excess = max(0.0, floor - 15 - (HEIGHT - BOTTOM + 4))
+    x = WIDTH - frame.right + 8
+    return [_text(x, y - excess, curves[i].label, f"name {curves[i].style}") for y, i in placed]
+
+
+def _readings(frame: Frame, curves: Sequence[Curve], axes: Axes) -> list[Markup]:
+    """Invisible columns, one for each x with points, whose titles are the figures there."""
+    xs = sorted({x for curve in curves for x, _ in curve.points})
+    edges = [frame.x(xs[0]) - 6, *((frame.x(a) + frame.x(b)) / 2 for a, b in zip(xs, xs[1:], strict=False))]
+    edges.append(frame.x(xs[-1]) + 6)
+    lines: dict[float, list[str]] = {x: [axes.place(x)] for x in xs}
+    for curve in curves:
+        for i, (x, y) in enumerate(curve.points):
+            interval = " ({} to {})".format(*map(axes.number, curve.band[i])) if curve.band else ""
+            lines[x].append(f"{curve.label}: {axes.number(y)}{interval}")
+    return [
+        Markup('<rect class="hit" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
+            left, TOP, right - left, HEIGHT - TOP - BOTTOM, "\n".join(lines[x])
+        )
+        for x, left, right in zip(xs, edges, edges[1:], strict=False)
+    ]
+
+
+# ---------------------------------------------------------------- heat maps
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A mean and over how many turns it is; None where there was none."""
+
+    mean: float | None
+    count: int
+
+
+def scale_of(values: Sequence[float]) -> float:
+    """The value at the ends of the diverging scale: the 98th percentile of magnitudes, so that one odd
+    cell does not wash out the rest."""
+    magnitudes = sorted(abs(value) for value in values)
+    return magnitudes[min(len(magnitudes) - 1, int(0.98 * len(magnitudes)))] if magnitudes else 0.0
+
+
+def shade(value: float | None, scale: float) -> str:
+    """The class of a value on a diverging scale from -scale to scale, centred on 0."""
+    if value is None:
+        return "none"
+    share = 0.0 if scale <= 0 else max(-1.0, min(1.0, value / scale))
+    return f"q{round((share + 1) / 2 * (CLASSES - 1))}"
+
+
+def heat_map(name: str, rows: Sequence[tuple[str, Sequence[Cell]]], quantity: str) -> Markup:
+    """A row for each stretch of steps, from the first on top, and a column for each turn."""
+    columns = max((len(cells) for _, cells in rows), default=0)
+    if not columns:
+        return Markup("")
+    left, top, width = 92.0, 8.0, 900.0
+    tall = max(11.0, min(26.0, 420.0 / len(rows)))
+    wide = min(76.0, (width - left - 10) / columns)
+    scale = scale_of([c.mean for _, cells in rows for c in cells if c.mean is not None])
+    parts, every = [], math.ceil(14.0 / tall)
+    for r, (label, cells) in enumerate(rows):
+        y = top + r * tall
+        if r % every == 0:
+            parts.append(_text(left - 8, y + tall / 2 + 4, label, "tick end"))
+        for c, cell in enumerate(cells):
+            figure = "no turns" if cell.mean is None else f"{quantity} {cell.mean:+.3f}, mean of {cell.count} turns"
+            parts.append(
+                Markup(
+                    '<rect class="cell {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+                ).format(
+                    shade(cell.mean, scale), left + c * wide, y, wide - 1, tall - 1, f"step {label}, turn {c + 1}\n{figure}"
+                )
+            )
+    bottom = top + len(rows) * tall
+    parts += [_text(left + (c + 0.5) * wide, bottom + 17, str(c + 1), "tick mid") for c in range(columns)]
+    parts.append(_text(left + columns * wide / 2, bottom + 36, "turn", "tick mid"))
+    parts.append(_text(8, top + 13, "step", "tick"))
+    parts += _legend(left, bottom + 52, scale)
+    return _svg(name, width, bottom + 86, parts)
+
+
+def _legend(x: float, y: float, scale: float) -> list[Markup]:
+    parts = [
+        Markup('<rect class="cell q{}" x="{:.1f}" y="{:.1f}" width="21" height="10"/>').format(i, x + 22 * i, y)
+        for i in range(CLASSES)
+    ]
+    marks = ((0, f"{-scale:.2g}"), (CLASSES // 2, "0"), (CLASSES - 1, f"+{scale:.2g}"))
+    return parts + [_text(x + 22 * i + 11, y + 26, label, "tick mid") for i, label in marks]
+
+
+# ---------------------------------------------------------------- SVG
+
+
+def _text(x: float, y: float, content: str, style: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, content)
+
+
+def _svg(name: str, width: float, height: float, parts: Sequence[Markup]) -> Markup:
+    head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(width, height, escape(name))
+    return head + Markup("").join(parts) + Markup("</svg>")

@@ -1,0 +1,141 @@
+"""Reading a run's folder: metrics, summary, episodes and the credit of their turns.
+
+A folder is read as it is found: a run that is still going, was killed or has just begun lacks files at
+its end, and a torn last line is a line that was never written. Rows that a resumed run wrote again
+stand in for the ones of before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from turnwise.agents.store import read_episodes
+from turnwise.agents.trajectory import Episode
+from turnwise.envs.errors import UsageError, unknown
+
+Row: TypeAlias = Mapping[str, Any]
+Columns: TypeAlias = Mapping[str, Sequence[float | None]]
+"""Quantities of an episode's turns, one number a turn."""
+
+TRAINING = "step"
+"""Starts the names of files of training episodes, as in ``step-000012.jsonl``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An episode with the credit its turns were given, where it was trained on."""
+
+    episode: Episode
+    columns: Columns
+
+    def at(self, column: str, turn: int) -> float | None:
+        """A turn's number, or None where there is none."""
+        values = self.columns.get(column, ())
+        return values[turn] if turn < len(values) else None
+
+    def reward(self, turn: int) -> float | None:
+        """What the turn was paid: by the stages of credit where there were any, else by the outcome."""
+        paid = self.at("step_reward", turn)
+        if paid is not None:
+            return paid
+        scored = [t.value for t in self.episode.turns[turn].record.terms if t.channel == "outcome"]
+        return scored[0] if scored else None
+
+
+class RunFolder:
+    """A run, finished or not. Raises ``UsageError`` where ``path`` is not one."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.yaml").is_file():
+            raise _no_run(self.path)
+
+    @cached_property
+    def config_text(self) -> str:
+        """The recipe as resolved, YAML."""
+        return (self.path / "config.yaml").read_text(encoding="utf-8")
+
+    @cached_property
+    def config(self) -> Row:
+        """The recipe as resolved."""
+        config: Row = yaml.safe_load(self.config_text)
+        return config
+
+    @cached_property
+    def summary(self) -> Row:
+        """What the run ended with; empty while it has not."""
+        path = self.path / "summary.json"
+        summary: Row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return summary
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The metrics in order, one row for each kind and step."""
+        latest: dict[tuple[str, int], Row] = {}
+        for row in read_lines(self.path / "metrics.jsonl"):
+            key = (str(row["kind"]), int(row["step"]))
+            latest.pop(key, None)
+            latest[key] = row
+        return list(latest.values())
+
+    def of_kind(self, *kinds: str) -> list[Row]:
+        """The rows of some kinds, by step."""
+        return sorted((row for row in self.rows if row["kind"] in kinds), key=lambda row: int(row["step"]))
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return max((int(row["step"]) for row in self.of_kind("train")), default=0)
+
+    def episode_files(self) -> list[Path]:
+        """Files of stored episodes: training by step, then evaluations."""
+        return sorted((self.path / "episodes").glob("*.jsonl"), key=lambda p: (_kind(p) != TRAINING, p.name))
+
+    def credited_steps(self) -> list[int]:
+        """Training steps whose credit was stored."""
+        return sorted(int(path.stem.partition("-")[2]) for path in (self.path / "credit").glob("step-*.jsonl"))
+
+    def credit(self, step: int) -> dict[str, Columns]:
+        """The credit of a training step, by episode."""
+        return {row["episode_id"]: row["columns"] for row in read_lines(self.path / f"credit/step-{step:06d}.jsonl")}
+
+    def episodes(self, file: Path) -> Iterator[Shown]:
+        """The episodes of a file, with their credit."""
+        name, _, step = file.stem.partition("-")
+        credit = self.credit(int(step)) if name == TRAINING else {}
+        for episode in read_episodes(file):
+            yield Shown(episode, credit.get(episode.episode_id, {}))
+
+
+def read_lines(path: Path) -> Iterator[Row]:
+    """The rows of a file of JSON lines; nothing where it is absent. Only the last line may be torn:
+    raises ``UsageError`` for another that is not JSON."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    return
+                raise UsageError(f"{path}: line {number} is not JSON: {error.msg}") from None
+
+
+def _kind(path: Path) -> str:
+    return path.stem.partition("-")[0]
+
+
+def _no_run(path: Path) -> UsageError:
+    """The error for a path without a run, naming the runs beside it."""
+    if path.is_dir():
+        return UsageError(f"{str(path)!r} is not a run's folder: it has no config.yaml")
+    runs = [str(config.parent) for config in sorted(path.parent.glob("*/config.yaml"))]
+    return unknown("run", str(path), runs)
