@@ -33,7 +33,6 @@ from turnwise.agents.renderer import (
     private_copy,
     scan_json,
     text_of,
-    tool_call,
 )
 from turnwise.agents.tokenizer import MARKERS
 from turnwise.envs.errors import UsageError
@@ -285,7 +284,7 @@ def _call_from(value: JsonValue) -> ToolCall:
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
         raise ValueError('"arguments" of a tool call must be an object')
-    return tool_call(str(value["name"]), arguments)
+    return ToolCall(name=str(value["name"]), arguments=arguments)
 
 
 def _skip_space(text: str, start: int) -> int:

@@ -10,6 +10,7 @@ leaves an episode without a score, to be retried or excluded by whoever asked fo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -80,13 +81,14 @@ async def run_episode(envs: Envs, env: EnvSpec, task: Task, policy: Policy, key:
     """Run one episode. The result's ``end`` says whose doing it was; nothing of the environment's or
     the machine's failures is raised. What the policy raises is a fault of ours and propagates."""
     recorder = EpisodeRecorder(key, task, policy)
-    async with envs.open(env, task=task) as session:
+    async with envs.open(env, task=task) as session, policy.open(key, session) as actor:
+        # Every episode of a batch opens before any acts: a deterministic engine waits for those it knows.
+        await asyncio.sleep(0)
         try:
             recorder.opening = await session.reset()
         except EpisodeFailed as failure:
             return recorder.finish(failure.end, None, str(failure))
-        async with policy.open(key, session) as actor:
-            await _play(session, actor, recorder)
+        await _play(session, actor, recorder)
         error = recorder.turns[-1].record.error if recorder.turns else ""
         assert session.end is not None
         return recorder.finish(session.end, session.score, error)

@@ -41,8 +41,15 @@ class Actor(Protocol):
 class Policy(Protocol):
     """Something that can act in any number of episodes at once."""
 
-    name: str
-    sampling: Sampling | None
+    @property
+    def name(self) -> str:
+        """Who is acting; the author of the tokens it samples."""
+        ...
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How it samples; None for a policy without tokens."""
+        ...
 
     def open(self, key: EpisodeKey, session: Session) -> AbstractAsyncContextManager[Actor]:
         """An actor for one episode. Scripted policies may use the session (they are trusted)."""

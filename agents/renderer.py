@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from turnwise.agents.tokenizer import ACT, END, TASK, spaced, unspaced
 from turnwise.envs.errors import UsageError
@@ -128,17 +128,35 @@ def _refuse_constant(name: str) -> JsonValue:
     raise ValueError(f"{name} is no JSON number")
 
 
+MAX_NESTING = 64
+_TOO_DEEP = f"nested more than {MAX_NESTING} deep"
 _JSON = json.JSONDecoder(parse_float=_read_number, parse_constant=_refuse_constant)
 
 
 def scan_json(text: str, start: int = 0) -> tuple[JsonValue, int]:
-    """The JSON value that begins at ``start``, and where it ends. Raises ``ValueError``, also for NaN,
-    infinity and absurd nesting."""
+    """The JSON value that begins at ``start``, and where it ends. Raises ``ValueError``, also for what
+    could not be stored again: NaN, infinity, half a surrogate pair and absurd nesting."""
     try:
         value, end = _JSON.raw_decode(text, start)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
+    _check(value, 0)
     return value, end
+
+
+def _check(value: JsonValue, depth: int) -> None:
+    if depth > MAX_NESTING:
+        raise ValueError(_TOO_DEEP)
+    match value:
+        case str():
+            value.encode()
+        case list():
+            for item in value:
+                _check(item, depth + 1)
+        case dict():
+            for name, item in value.items():
+                name.encode()
+                _check(item, depth + 1)
 
 
 def _read_json(word: str) -> JsonValue:
@@ -146,15 +164,6 @@ def _read_json(word: str) -> JsonValue:
     if end != len(word):
         raise ValueError(word)
     return value
-
-
-def tool_call(name: str, arguments: dict[str, JsonValue]) -> ToolCall:
-    """A call. Raises ``ValueError`` for values that no JSON document could carry, such as half a
-    surrogate pair."""
-    try:
-        return ToolCall(name=name, arguments=arguments)
-    except ValidationError:
-        raise ValueError(f"{name} got arguments nested too deeply or with broken text") from None
 
 
 READERS: dict[str, tuple[str, Callable[[str], JsonValue]]] = {
@@ -212,7 +221,7 @@ class Signature:
                 arguments[parameter.name] = parameter.read(word)
             except (ValueError, KeyError):
                 raise ValueError(f"{parameter.name} must be {parameter.noun}") from None
-        return CallAction(calls=(tool_call(self.name, arguments),))
+        return CallAction(calls=(ToolCall(name=self.name, arguments=arguments),))
 
     def write(self, arguments: dict[str, JsonValue]) -> list[str]:
         """The arguments in order, as far as they are given."""

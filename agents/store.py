@@ -24,7 +24,7 @@ from turnwise.envs.errors import UsageError
 VERSION: Literal[1] = 1
 """Change it, and :class:`Line` with it, when the shape of an episode changes."""
 
-_FILE_NAME = re.compile(r"(step|eval)-(\d+)\.jsonl")
+_FILE_NAME = re.compile(r"(step|eval|final)-(\d+)\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Line:
 _LINE = TypeAdapter(Line)
 
 
-def episode_path(run: Path, kind: Literal["step", "eval"], step: int) -> Path:
+def episode_path(run: Path, kind: Literal["step", "eval", "final"], step: int) -> Path:
     """Where a run keeps the episodes of a step."""
     return run / "episodes" / f"{kind}-{step:06d}.jsonl"
 
@@ -49,7 +49,7 @@ def episode_files(run: Path) -> list[Path]:
     for path in (run / "episodes").glob("*.jsonl"):
         match = _FILE_NAME.fullmatch(path.name)
         if match:
-            found.append((int(match[2]), match[1] == "eval", path))
+            found.append((int(match[2]), match[1] != "step", path))
     return [path for *_, path in sorted(found)]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
-from turnwise.envs.errors import unknown
+from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.types import SPLITS, Split, Task, TaskPublic, TaskRef
 
 
@@ -35,6 +35,10 @@ class TaskSet(Sequence[Task]):
     env: str = ""
     version: str = ""
     """Names the generator's revision and options; part of the hash."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UsageError(f"split {self.split}: {self.size} tasks; a set needs at least one")
 
     def bind(self, env: str, version: str) -> TaskSet:
         """The same tasks as those of a named environment."""

@@ -27,11 +27,13 @@ class Progress:
     """How far a run has come; everything of its state that is not a tensor."""
 
     phase: str = "warm_start"
-    """``warm_start``, ``train`` or ``done``."""
+    """``warm_start`` or ``train``."""
     round: int = 0
     """Rounds of the warm start done."""
     step: int = 0
     """Training steps done."""
+    satisfied: bool = False
+    """An evaluation reached ``evaluate.stop_at``."""
     episodes: int = 0
     """Episodes seen in training, the demonstrations apart."""
     cursor: int = 0

@@ -57,9 +57,10 @@ class Grouping:
         return deviation
 
     def max(self, values: Array) -> Array:
-        """[entries] -> [groups]; -inf for an empty group."""
+        """[entries] -> [groups]; -inf for an empty group, NaN for one with a NaN in it."""
         result = np.full(self.count, -np.inf)
-        np.maximum.at(result, self.codes, values)
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(result, self.codes, values)
         return result
 
     def min(self, values: Array) -> Array:

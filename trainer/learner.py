@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ class DivergedError(RuntimeError):
 class UpdateStats:
     """Averages over the optimiser steps of one update."""
 
+    gap: float = 0.0
+    """Mean absolute difference between the trainer's and the rollout's log-probabilities, before the
+    first step: how exact the tokens are."""
     loss: float = 0.0
     grad_norm: float = 0.0
     """Before clipping."""
@@ -38,6 +42,16 @@ class UpdateStats:
     tokens: int = 0
     """Tokens trained on, epochs counted."""
     optimizer_steps: int = 0
+
+
+class StepStats(NamedTuple):
+    """Of one optimiser step."""
+
+    loss: float
+    grad_norm: float
+    clipped: float
+    kl: float
+    gap: float
 
 
 class Learner:
@@ -55,35 +69,39 @@ class Learner:
             foreach=True,
         )
 
-    def update(self, table: TurnTable, *, temperature: float, seed: tuple[int, ...]) -> UpdateStats:
+    def update(
+        self, table: TurnTable, *, temperature: float, seed: tuple[int, ...], max_gap: float
+    ) -> UpdateStats:
         """Train on every turn with an advantage. ``temperature`` is what the tokens were sampled at.
 
-        Raises :class:`DivergedError` before a step that is not finite would be taken.
+        Raises :class:`DivergedError` before a step that is not finite would be taken, and before the
+        first where log-probabilities differ from the rollout's by more than ``max_gap`` on average.
         """
         data = TrainingData.of(table)
         rng = np.random.default_rng(seed)
-        rows: list[tuple[float, float, float, float]] = []
+        rows: list[StepStats] = []
         tokens = 0
         for _ in range(self.settings.epochs):
             for minibatch in data.minibatches(self.settings.minibatch, rng):
                 count = data.trainable_tokens(minibatch)
                 batches = data.batches(minibatch, self.settings.max_tokens, self.model.device)
-                rows.append(self._step(batches, count, temperature))
+                rows.append(self._step(batches, count, temperature, max_gap if not rows else math.inf))
                 tokens += count
         if not rows:
             return UpdateStats()
-        loss, norm, clipped, kl = np.mean(rows, axis=0).tolist()
-        return UpdateStats(loss, norm, clipped, kl, tokens, len(rows))
+        loss, norm, clipped, kl, _ = np.mean(rows, axis=0).tolist()
+        return UpdateStats(rows[0].gap, loss, norm, clipped, kl, tokens, len(rows))
 
     def _step(
-        self, batches: Iterable[TokenBatch], count: int, temperature: float
-    ) -> tuple[float, float, float, float]:
+        self, batches: Iterable[TokenBatch], count: int, temperature: float, max_gap: float
+    ) -> StepStats:
         self.optimizer.zero_grad(set_to_none=True)
-        total = clipped = kl = 0.0
+        total = clipped = kl = gap = 0.0
         for batch in batches:
             logprobs = sequence_logprobs(self.model, batch.ids, temperature=temperature)
+            taken = logprobs.flatten()[batch.places]
             result = clipped_policy_loss(
-                logprobs.flatten()[batch.places],
+                taken,
                 batch.old_logprobs,
                 batch.advantages,
                 batch.turns,
@@ -97,7 +115,13 @@ class Learner:
             total += result.loss.item()
             clipped += share * result.clipped.item()
             kl += share * result.kl.item()
-        return total, self.apply_gradients(total), clipped, kl
+            gap += share * (taken.detach() - batch.old_logprobs).abs().mean().item()
+        if gap > max_gap:
+            raise DivergedError(
+                f"log-probabilities differ from the rollout's by {gap:.3g} on average (guards.logprob_gap "
+                f"is {max_gap}): rollout and trainer do not hold the same weights or tokens"
+            )
+        return StepStats(total, self.apply_gradients(total), clipped, kl, gap)
 
     def apply_gradients(self, loss: float) -> float:
         """Clip, check and take the step; the gradient's norm before clipping."""

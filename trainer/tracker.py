@@ -150,15 +150,16 @@ def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield f"{prefix}{name}", float(value)
 
 
-def truncate(path: Path, step: int) -> None:
-    """Drop rows after a step, and a torn last line: what a resumed run will write again."""
+def truncate(path: Path, step: int, round_: int) -> None:
+    """Drop rows after a training step and a round of the warm start, and a torn last line: what a resumed
+    run will write again."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
-        if row["step"] <= step:
+        if row["step"] <= step and row.get("round", 0) <= round_ and row["kind"] != "final":
             kept.append(line + "\n")
     scratch = path.with_suffix(".tmp")
     scratch.write_text("".join(kept), encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -80,8 +81,8 @@ class Frame:
         ys = [y for curve in curves for _, y in curve.points] + [h for curve in curves for _, h in curve.band]
         top = axes.top if axes.top is not None else ticks(max(max(ys), 1e-9))[-1]
         low, high = min(0.0, *xs), max(xs)
-        longest = max((len(curve.label) for curve in curves), default=0) if len(curves) > 1 else 0
-        return cls(low, high if high > low else low + 1, top, 14.0 + 6.6 * longest)
+        longest = max(len(curve.label) for curve in curves) if len(curves) > 1 else 0
+        return cls(low, high if high > low else low + 1, top, 14.0 + 7.4 * longest)
 
     def x(self, value: float) -> float:
         """A value of the x axis on the drawing."""
@@ -138,10 +139,14 @@ def _band(frame: Frame, curve: Curve) -> Markup:
     xs = [frame.x(x) for x, _ in curve.points]
     if len(xs) == 1:
         low, high = (frame.y(value) for value in curve.band[0])
-        return Markup('<path class="{} whisker" d="M{:.1f} {:.1f}V{:.1f}"/>').format(curve.style, xs[0], low, high)
+        return Markup('<path class="{} whisker" d="M{:.1f} {:.1f}V{:.1f}"/>').format(
+            curve.style, xs[0], low, high
+        )
     upper = [f"{x:.1f} {frame.y(high):.1f}" for x, (_, high) in zip(xs, curve.band, strict=True)]
     lower = [f"{x:.1f} {frame.y(low):.1f}" for x, (low, _) in zip(xs, curve.band, strict=True)]
-    return Markup('<path class="{} band" d="M{}Z"/>').format(curve.style, "L".join([*upper, *reversed(lower)]))
+    return Markup('<path class="{} band" d="M{}Z"/>').format(
+        curve.style, "L".join([*upper, *reversed(lower)])
+    )
 
 
 def _line(frame: Frame, curve: Curve) -> list[Markup]:
@@ -157,10 +162,11 @@ def _line(frame: Frame, curve: Curve) -> list[Markup]:
 
 
 def _names(frame: Frame, curves: Sequence[Curve]) -> list[Markup]:
-    """Each curve's name at its end, moved apart where they would touch."""
+    """Each curve's name at its end, moved apart where they would touch; the shaded part has its own."""
     if len(curves) == 1:
         return []
-    wanted = sorted((frame.y(curve.points[-1][1]) + 4, i) for i, curve in enumerate(curves))
+    ends = [(curve.points[-1], i) for i, curve in enumerate(curves)]
+    wanted = sorted((frame.y(y) + 4, i) for (x, y), i in ends if x > 0)
     floor, placed = TOP + 4, []
     for y, i in wanted:
         floor = max(y, floor)
@@ -174,7 +180,7 @@ def _names(frame: Frame, curves: Sequence[Curve]) -> list[Markup]:
 def _readings(frame: Frame, curves: Sequence[Curve], axes: Axes) -> list[Markup]:
     """Invisible columns, one for each x with points, whose titles are the figures there."""
     xs = sorted({x for curve in curves for x, _ in curve.points})
-    edges = [frame.x(xs[0]) - 6, *((frame.x(a) + frame.x(b)) / 2 for a, b in zip(xs, xs[1:], strict=False))]
+    edges = [frame.x(xs[0]) - 6, *((frame.x(a) + frame.x(b)) / 2 for a, b in pairwise(xs))]
     edges.append(frame.x(xs[-1]) + 6)
     lines: dict[float, list[str]] = {x: [axes.place(x)] for x in xs}
     for curve in curves:
@@ -182,10 +188,10 @@ def _readings(frame: Frame, curves: Sequence[Curve], axes: Axes) -> list[Markup]
             interval = " ({} to {})".format(*map(axes.number, curve.band[i])) if curve.band else ""
             lines[x].append(f"{curve.label}: {axes.number(y)}{interval}")
     return [
-        Markup('<rect class="hit" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
-            left, TOP, right - left, HEIGHT - TOP - BOTTOM, "\n".join(lines[x])
-        )
-        for x, left, right in zip(xs, edges, edges[1:], strict=False)
+        Markup(
+            '<rect class="hit" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+        ).format(left, TOP, right - left, HEIGHT - TOP - BOTTOM, "\n".join(lines[x]))
+        for x, (left, right) in zip(xs, pairwise(edges), strict=True)
     ]
 
 
@@ -230,14 +236,8 @@ def heat_map(name: str, rows: Sequence[tuple[str, Sequence[Cell]]], quantity: st
         if r % every == 0:
             parts.append(_text(left - 8, y + tall / 2 + 4, label, "tick end"))
         for c, cell in enumerate(cells):
-            figure = "no turns" if cell.mean is None else f"{quantity} {cell.mean:+.3f}, mean of {cell.count} turns"
-            parts.append(
-                Markup(
-                    '<rect class="cell {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-                ).format(
-                    shade(cell.mean, scale), left + c * wide, y, wide - 1, tall - 1, f"step {label}, turn {c + 1}\n{figure}"
-                )
-            )
+            box = (left + c * wide, y, wide - 1, tall - 1)
+            parts.append(_cell(box, cell, scale, f"step {label}, turn {c + 1}", quantity))
     bottom = top + len(rows) * tall
     parts += [_text(left + (c + 0.5) * wide, bottom + 17, str(c + 1), "tick mid") for c in range(columns)]
     parts.append(_text(left + columns * wide / 2, bottom + 36, "turn", "tick mid"))
@@ -246,9 +246,22 @@ def heat_map(name: str, rows: Sequence[tuple[str, Sequence[Cell]]], quantity: st
     return _svg(name, width, bottom + 86, parts)
 
 
+def _cell(
+    box: tuple[float, float, float, float], cell: Cell, scale: float, where: str, quantity: str
+) -> Markup:
+    figure = "no turns"
+    if cell.mean is not None:
+        figure = f"{quantity} {cell.mean:+.3f}, mean of {cell.count} turns"
+    return Markup(
+        '<rect class="cell {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+    ).format(shade(cell.mean, scale), *box, f"{where}\n{figure}")
+
+
 def _legend(x: float, y: float, scale: float) -> list[Markup]:
     parts = [
-        Markup('<rect class="cell q{}" x="{:.1f}" y="{:.1f}" width="21" height="10"/>').format(i, x + 22 * i, y)
+        Markup('<rect class="cell q{}" x="{:.1f}" y="{:.1f}" width="21" height="10"/>').format(
+            i, x + 22 * i, y
+        )
         for i in range(CLASSES)
     ]
     marks = ((0, f"{-scale:.2g}"), (CLASSES // 2, "0"), (CLASSES - 1, f"+{scale:.2g}"))
@@ -263,5 +276,7 @@ def _text(x: float, y: float, content: str, style: str) -> Markup:
 
 
 def _svg(name: str, width: float, height: float, parts: Sequence[Markup]) -> Markup:
-    head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(width, height, escape(name))
+    head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(
+        width, height, escape(name)
+    )
     return head + Markup("").join(parts) + Markup("</svg>")

@@ -62,7 +62,10 @@ def _means(run: RunFolder, steps: Sequence[int], columns: Sequence[str]) -> dict
                 for turn, value in enumerate(credit.get(column, ())):
                     if value is not None:
                         sums[column][turn].append(value)
-    return {column: [_cell(values.get(t, [])) for t in range(max(values, default=-1) + 1)] for column, values in sums.items()}
+    return {
+        column: [_cell(values.get(t, [])) for t in range(max(values, default=-1) + 1)]
+        for column, values in sums.items()
+    }
 
 
 def _cell(values: Sequence[float]) -> Cell:

@@ -19,6 +19,7 @@ import yaml
 from turnwise.agents.store import read_episodes
 from turnwise.agents.trajectory import Episode
 from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.registry import EnvSpec
 
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[str, Sequence[float | None]]
@@ -68,6 +69,11 @@ class RunFolder:
         config: Row = yaml.safe_load(self.config_text)
         return config
 
+    @property
+    def env(self) -> EnvSpec:
+        """The environment trained on."""
+        return EnvSpec.model_validate(self.config["env"])
+
     @cached_property
     def summary(self) -> Row:
         """What the run ended with; empty while it has not."""
@@ -100,11 +106,16 @@ class RunFolder:
 
     def credited_steps(self) -> list[int]:
         """Training steps whose credit was stored."""
-        return sorted(int(path.stem.partition("-")[2]) for path in (self.path / "credit").glob("step-*.jsonl"))
+        return sorted(
+            int(path.stem.partition("-")[2]) for path in (self.path / "credit").glob("step-*.jsonl")
+        )
 
     def credit(self, step: int) -> dict[str, Columns]:
         """The credit of a training step, by episode."""
-        return {row["episode_id"]: row["columns"] for row in read_lines(self.path / f"credit/step-{step:06d}.jsonl")}
+        return {
+            row["episode_id"]: row["columns"]
+            for row in read_lines(self.path / f"credit/step-{step:06d}.jsonl")
+        }
 
     def episodes(self, file: Path) -> Iterator[Shown]:
         """The episodes of a file, with their credit."""

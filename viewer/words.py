@@ -21,7 +21,7 @@ def percent(value: float) -> str:
 
 def interval(low: float, high: float) -> str:
     """Two shares, as in ``43–67%``."""
-    return f"{percent(low).removesuffix('%')}–{percent(high)}"
+    return "–" if math.isnan(low) else f"{100 * low:.0f}–{high:.0%}"
 
 
 def signed(value: float | None) -> str:
@@ -41,7 +41,9 @@ def duration(seconds: float) -> str:
 
 def clip(content: str, room: int = 2000) -> str:
     """The beginning of a long text, and how much was left out."""
-    return content if len(content) <= room else f"{content[:room]} … ({len(content) - room:,} characters more)"
+    return (
+        content if len(content) <= room else f"{content[:room]} … ({len(content) - room:,} characters more)"
+    )
 
 
 def printable(content: str) -> str:

@@ -3,7 +3,7 @@
 Every layer outside attention sees the packed real tokens only, ``[N, ...]``. Attention needs a
 rectangle, so the rows are put in buckets of similar chunk length; a bucket pads its queries to its
 longest chunk and its keys to its longest history. A bucket whose slots lie close together reads the
-cache as one slice of slots, unused ones included, because copying keys costs more than ignoring them.
+cache as one slice of slots, unused ones included, because copying keys costs more than ignoring a few.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _bucket(
     last = first + int(counts.sum())
     width, extent = int(counts.max()), int((starts + counts).max())
     low, span = int(slots[0]), int(slots[-1] - slots[0]) + 1
-    dense = 2 * len(slots) >= span
+    dense = 4 * len(slots) >= 3 * span
     rows = span if dense else len(slots)
     if rows * width == last - first:
         place, rectangle = None, positions[first:last]

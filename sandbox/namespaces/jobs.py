@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import selectors
 import signal
@@ -18,6 +19,9 @@ FILE_TOO_LARGE = 128 + signal.SIGXFSZ
 
 Reply = Callable[[Head, bytes], None]
 """Sends the answer to one request."""
+
+Ended = Callable[["Job", int], None]
+"""Told the exit code of a job that ended by itself or was killed."""
 
 
 class Stream:
@@ -54,8 +58,8 @@ class Stream:
 class Job:
     """A command under its exec-init (``pid``): what it prints and when it must end."""
 
-    def __init__(self, selector: selectors.BaseSelector, pid: int, streams: list[Stream]) -> None:
-        self.pid, self.streams = pid, streams
+    def __init__(self, selector: selectors.BaseSelector, pid: int, streams: list[Stream], ended: Ended) -> None:
+        self.pid, self.streams, self._ended = pid, streams, ended
         self.pidfd = os.pidfd_open(pid)
         self.reply: Reply | None = None
         """Where the answer goes; None while nobody waits for one."""
@@ -63,9 +67,8 @@ class Job:
         self.timed_out = False
         self._selector = selector
         for stream in streams:
-            selector.register(stream.fd, selectors.EVENT_READ, lambda stream=stream: self._on_output(stream))
-        selector.register(self.pidfd, selectors.EVENT_READ, self._on_exit)
-        self.ended: Callable[[Job, int], None] = lambda job, code: None
+            selector.register(stream.fd, selectors.EVENT_READ, functools.partial(self._on_output, stream))
+        selector.register(self.pidfd, selectors.EVENT_READ, self.reap)
 
     def begin(self, reply: Reply, timeout: float) -> None:
         self.reply, self.timed_out = reply, False
@@ -90,7 +93,7 @@ class Job:
             reply(head, b"".join(data for data, _ in parts))
 
     def kill(self) -> None:
-        """PID 1 of its namespace: everything in it dies. ``_on_exit`` follows."""
+        """PID 1 of its namespace: everything in it dies. It is reaped when it did."""
         self.deadline = None
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -98,10 +101,11 @@ class Job:
         if stream.pump() == 0:
             self._selector.unregister(stream.fd)
 
-    def _on_exit(self) -> None:
+    def reap(self) -> None:
+        """Wait until all of it is gone, and answer whoever waits."""
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        self.ended(self, code if code >= 0 else 128 - code)
+        self._ended(self, code if code >= 0 else 128 - code)
         self.close()
 
     def close(self) -> None:

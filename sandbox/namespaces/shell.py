@@ -14,7 +14,7 @@ import selectors
 import time
 from collections.abc import Mapping
 
-from turnwise.sandbox.namespaces.jobs import Job, Stream
+from turnwise.sandbox.namespaces.jobs import Ended, Job, Stream
 from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
 
 _STATE = '{ /usr/bin/env -0; printf %s "$PWD"; } >/proc/self/fd/5'
@@ -39,20 +39,19 @@ class Shell:
         cwd: str,
         env: Mapping[str, str] | None,
         limit: int,
+        ended: Ended,
     ) -> None:
         program = next((path for path in _RUN if os.path.exists(path)), "/bin/sh")
         loop = _LOOP.replace("{state}", _STATE).replace("{run}", _RUN[program])
         self._script = os.memfd_create("script")
         null = os.open("/dev/null", os.O_RDONLY)
-        (output, out), (commands, self._commands), (self._statuses, statuses) = os.pipe(), os.pipe(), os.pipe()
-        theirs = (null, out, out, commands, statuses, self._script)
+        (output, printed), (commands, self._commands), (self._statuses, statuses) = os.pipe(), os.pipe(), os.pipe()
+        theirs = (null, printed, printed, commands, statuses, self._script)
         pid = launcher.spawn([program, "-c", loop], ENVIRONMENT if env is None else env, cwd, theirs)
-        for fd in theirs[:-1]:
-            if fd != out:
-                os.close(fd)
-        os.close(out)
+        for fd in (null, printed, commands, statuses):
+            os.close(fd)
         self._selector, self._token, self._partial = selector, "", b""
-        self.job = Job(selector, pid, [Stream(output, limit)])
+        self.job = Job(selector, pid, [Stream(output, limit)], ended)
         os.set_blocking(self._statuses, False)
         selector.register(self._statuses, selectors.EVENT_READ, self._on_status)
 
@@ -83,7 +82,7 @@ class Shell:
         except BlockingIOError:
             return None
         if not data:
-            self._selector.unregister(self._statuses)
+            self._forget_statuses()
         *lines, self._partial = (self._partial + data).split(b"\n")
         self._partial = self._partial[-256:]
         for line in lines:
@@ -114,7 +113,10 @@ class Shell:
         return os.fsdecode(cwd), {name: value for name, _, value in pairs}
 
     def close(self) -> None:
-        if self._statuses in self._selector.get_map():
-            self._selector.unregister(self._statuses)
+        self._forget_statuses()
         for fd in (self._statuses, self._commands, self._script):
             os.close(fd)
+
+    def _forget_statuses(self) -> None:
+        if self._statuses in self._selector.get_map():
+            self._selector.unregister(self._statuses)

@@ -23,7 +23,7 @@ from turnwise.sandbox.contract import (
     SandboxSpec,
     Snapshot,
 )
-from turnwise.sandbox.process import shell, workspace
+from turnwise.sandbox.process import workspace
 from turnwise.sandbox.process.keeper.trees import remove
 from turnwise.sandbox.process.link import GRACE, Link
 from turnwise.sandbox.process.sandbox import TREE_TIMEOUT, ProcessSandbox
@@ -121,7 +121,7 @@ class ProcessBackend(Backend):
         self.frozen(snapshot)
         sandbox = self._add(snapshot.spec)
         try:
-            await self.thaw(snapshot, sandbox)
+            await sandbox.begin(snapshot)
         except BaseException:
             await sandbox.close()
             raise
@@ -173,12 +173,11 @@ class ProcessBackend(Backend):
         size = await asyncio.to_thread(workspace.size, target)
         return Snapshot(name, self.name, sandbox.spec, size, processes_ended)
 
-    async def thaw(self, snapshot: Snapshot, sandbox: ProcessSandbox) -> None:
-        """Copy a snapshot to a sandbox that has no directory yet."""
+    async def thaw(self, snapshot: Snapshot, target: Path) -> Path:
+        """Copy a snapshot to a place; returns where its files were when it was taken."""
         frozen = self.frozen(snapshot)
-        await self._copy(frozen.directory, sandbox.directory)
-        noted = sandbox.directory / "shell"
-        sandbox.shell_beginning = shell.resume(noted, frozen.source, sandbox.directory)
+        await self._copy(frozen.directory, target)
+        return frozen.source
 
     def _place(self, name: str) -> Path:
         if self._directory is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -93,7 +94,10 @@ class ProcessSandbox(Sandbox):
         limits = self.spec.limits
         bounds = {"RLIMIT_FSIZE": limits.file_size, "RLIMIT_DATA": limits.memory, "RLIMIT_CORE": 0}
         fields = {"argv": argv, "env": env, "cwd": str(cwd), "limits": bounds, "cap": limits.output}
-        return await self._call(op, body, timeout=timeout, **fields)
+        self._check()
+        reply = await self._ask(op, body, timeout=timeout, **fields)
+        self._check()
+        return reply
 
     @staticmethod
     def _result(head: Mapping[str, Any], stdout: bytes, stderr: bytes) -> ExecResult:
@@ -112,6 +116,7 @@ class ProcessSandbox(Sandbox):
         await self._file(workspace.write_tree, files)
 
     async def read_tree(self, path: str, *, limit: int = 64 * MiB) -> dict[str, bytes]:
+        self._check()
         await self._end()
         return await self._file(workspace.read_tree, path, limit)
 
@@ -145,28 +150,34 @@ class ProcessSandbox(Sandbox):
 
     # -- life
     async def snapshot(self) -> Snapshot:
+        self._check()
         ended = await self._end()
-        return await self.backend.freeze(self, ended)
+        snapshot = await self.backend.freeze(self, ended)
+        self._resume(self.directory)
+        return snapshot
 
     async def restore(self, snapshot: Snapshot) -> None:
+        self._check()
         self.backend.frozen(snapshot)
         await self._empty()
-        await self.backend.thaw(snapshot, self)
+        await self.begin(snapshot)
+
+    async def begin(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot holds, having no directory yet."""
+        self._resume(await self.backend.thaw(snapshot, self.directory))
 
     async def recycle(self) -> None:
+        self._check()
         await self._empty()
         await asyncio.to_thread(self.furnish)
 
     async def close(self) -> None:
         if self.closed:
             return
-        try:
+        self.closed = True
+        self.backend.forget(self)
+        with contextlib.suppress(SandboxDied):  # its directory goes with the backend
             await self._empty()
-        except SandboxDied:
-            pass  # the directory goes with the backend
-        finally:
-            self.closed = True
-            self.backend.forget(self)
 
     def furnish(self) -> None:
         """Make the directories of a pristine sandbox."""
@@ -180,26 +191,28 @@ class ProcessSandbox(Sandbox):
         await self._work("remove", "/", timeout=TREE_TIMEOUT, target=str(self.directory))
 
     async def _end(self) -> int:
-        head, _ = await self._call("end", timeout=TREE_TIMEOUT)
+        head, _ = await self._ask("end", timeout=TREE_TIMEOUT)
         return int(head["ended"])
+
+    def _resume(self, source: Path) -> None:
+        """New shells begin with what one noted when this tree was at ``source``."""
+        self.shell_beginning = shell.resume(self.directory / "shell", source, self.directory)
 
     # -- how a call is made
     def _check(self) -> None:
         if self.closed:
             raise SandboxDied(f"sandbox {self.id} is closed")
 
-    async def _call(self, op: str, body: bytes = b"", /, *, timeout: float, **fields: object) -> Reply:
+    async def _ask(self, op: str, body: bytes = b"", /, *, timeout: float, **fields: object) -> Reply:
         """Ask the keeper, on behalf of this sandbox."""
-        self._check()
-        reply = await self.backend.link.call(op, body, timeout=timeout, box=self.id, **fields)
-        self._check()
-        return reply
+        return await self.backend.link.call(op, body, timeout=timeout, box=self.id, **fields)
 
     async def _work(self, op: str, path: str, *, timeout: float, **fields: object) -> Any:
         """Have the keeper work on a tree. None when it took too long."""
-        head, _ = await self._call(op, timeout=timeout, **fields)
+        head, _ = await self._ask(op, timeout=timeout, **fields)
         result = head["result"]
         if result is None and not head["timed_out"]:
+            self._check()
             raise SandboxError(f"{op} of {path} was ended from outside")
         if result and "error" in result:
             raise OSError(result["errno"], result["error"], path)

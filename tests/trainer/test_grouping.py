@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnwise.trainer.grouping import Grouping
 
+quick = settings(max_examples=30, deadline=None)
 values = st.lists(st.tuples(st.integers(0, 3), st.floats(-10, 10)), min_size=1, max_size=20)
 
 
+@quick
 @given(values)
 def test_statistics_are_numpys_group_by_group(entries: list[tuple[int, float]]) -> None:
     codes, x = np.array([code for code, _ in entries]), np.array([value for _, value in entries])
@@ -30,6 +32,7 @@ def test_statistics_are_numpys_group_by_group(entries: list[tuple[int, float]]) 
         assert (groups.max(x)[code], groups.min(x)[code]) == (mine.max(), mine.min())
 
 
+@quick
 @given(st.floats(-1e6, 1e6), st.integers(1, 9))
 def test_alike_is_exactly_zero_whatever_the_rounding(value: float, size: int) -> None:
     groups = Grouping(np.zeros(size, dtype=int), 1)

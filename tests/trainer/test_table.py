@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnwise.agents.trajectory import Episode
@@ -16,6 +17,7 @@ from turnwise.trainer.columns import base_columns
 from turnwise.trainer.table import TurnTable
 
 Lab = SimpleNamespace
+quick = settings(max_examples=30, deadline=None)
 
 
 def scored(turn: int, **values: float | None) -> StepRecord:
@@ -171,6 +173,7 @@ def test_expand_puts_a_turns_value_on_its_own_tokens_only(two: TurnTable) -> Non
         two.expand(np.zeros(4))
 
 
+@quick
 @given(data=st.data())
 def test_masks_never_leak(lab: Lab, data: st.DataObject) -> None:
     episodes: list[Episode] = data.draw(lab.batches())
@@ -182,6 +185,7 @@ def test_masks_never_leak(lab: Lab, data: st.DataObject) -> None:
     np.testing.assert_array_equal(spread[learned], table.tokens.row[learned] + 1.0)
 
 
+@quick
 @given(data=st.data(), gamma=st.sampled_from([0.0, 0.5, 0.95, 1.0]))
 def test_return_to_go_is_the_plain_recursion(lab: Lab, data: st.DataObject, gamma: float) -> None:
     table = lab.table(*data.draw(lab.batches()))
@@ -208,7 +212,7 @@ def test_columns_are_read_only_and_others_can_be_added(two: TurnTable) -> None:
     more = two.with_columns({"double": two.reward * 2})
     assert more.double.tolist() == [0, 0, 2, 0, 1]
     assert "double" not in two
-    with pytest.raises(AttributeError, match="no column 'double' here.*reward"):
+    with pytest.raises(AttributeError, match=r"no column 'double' here.*reward"):
         _ = two.double
     with pytest.raises(KeyError, match="no column 'milestone:nope'"):
         _ = two["milestone:nope"]
@@ -256,7 +260,7 @@ def test_the_weight_of_a_shared_turn_is_named(lab: Lab, forked: list[Episode]) -
 def test_every_episode_reads_its_shared_tokens_and_one_owns_them(lab: Lab, forked: list[Episode]) -> None:
     table = lab.table(*forked)
     order = table.sequences()
-    read = [table.tokens.ids[order.tokens[a:b]].tolist() for a, b in zip(order.offsets, order.offsets[1:])]
+    read = [table.tokens.ids[order.tokens[a:b]].tolist() for a, b in pairwise(order.offsets)]
     assert read == [[t for turn in e.turns for s in turn.spans for t in s.ids] for e in forked]
     assert order.owned.tolist() == [True] * 7 + [False] * 3 + [True] * 4 + [True] * 7
     assert order.episode.tolist() == [0, 1, 2]

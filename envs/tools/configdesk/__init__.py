@@ -8,7 +8,7 @@ the values must become is known to the environment's process alone.
 level  files keys copies what is added                                                    best  turns
 ====== ===== ==== ====== ================================================================ ===== =====
 1      5     2    1      single words only; a key is in one file; ``open`` says ``ok``        8    12
-2      8     3    2      two copies                                                          16    24
+2      8     3    2      two copies                                                          14    24
 3      12    6    2      directories, sections, the same key in many files; services are     12    24
                          named, not files; ``open`` shows the text; sums and products
 4      24    10   3      two-hop look-ups, similarly named keys, comments, values that       21    36

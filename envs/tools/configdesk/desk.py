@@ -118,7 +118,7 @@ class ConfigDesk(Env):
         """The files that a word (a key, a name) is in, or `none`."""
         pattern = rf"(?<![\w.-]){re.escape(word)}(?![\w.-])"
         matches = await self.sandbox.search(pattern, ROOT, limit=1000) if word.strip() else ()
-        paths = dict.fromkeys(match.path.removeprefix(f"{ROOT}/") for match in matches)
+        paths = sorted({match.path.removeprefix(f"{ROOT}/") for match in matches})
         self.grepped.add(word)
         if self.problem.terse:
             return " ".join(path.removesuffix(".conf") for path in paths) or "none"

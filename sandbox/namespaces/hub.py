@@ -1,0 +1,257 @@
+"""The hub: it holds every layer, keeps spares and starts and ends residents. It runs no agent code.
+
+PID 1 of a private pid and mount namespace: when it dies the kernel ends every process in it and
+drops every mount. Its root is a small tmpfs with the host's files below ``/host``. Requests are a few
+milliseconds each and served one by one; what waits for the kernel (unmounting, removing cgroups)
+and what can be prepared (spares) is done in the pauses between them.
+
+As root it uses real ids, cgroups and id-mapped roots. As an ordinary user it is root of a user
+namespace of its own with one id, and does without those three.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Callable
+
+from turnwise.sandbox import seccomp
+from turnwise.sandbox.namespaces import bases, channel, flatten
+from turnwise.sandbox.namespaces.cgroups import V1, Cgroups, Group
+from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces.episode import Spare
+from turnwise.sandbox.namespaces.layers import Layer, hold, overlay, release
+from turnwise.sandbox.namespaces.ranges import Pool, Range
+from turnwise.sandbox.namespaces.syscalls import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    mount,
+    pivot_root,
+    remount_bind,
+)
+
+_DEVICES = "null zero full random urandom tty".split()
+_DEVICE_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "shm": "/run/shm",
+}
+_MOST_LAYERS = 16
+_MOST_CHORES = 100
+
+
+class Episode:
+    """A running resident, its layers (the one it writes first) and its cgroup."""
+
+    def __init__(self, pid: int, layers: list[Layer], group: Group | None) -> None:
+        self.pid, self.layers, self.group = pid, layers, group
+
+
+class Box:
+    """A sandbox: the slot in which one episode follows another."""
+
+    def __init__(self, limits: Head, root: str | None) -> None:
+        self.limits, self.root = limits, root
+        self.episode: Episode | None = None
+
+
+class Frozen:
+    """A snapshot."""
+
+    def __init__(self, limits: Head, root: str | None, layers: list[Layer]) -> None:
+        self.limits, self.root, self.layers = limits, root, layers
+
+
+class Hub:
+    def __init__(self, connection: socket.socket, config: Head, cgroups: Cgroups | None) -> None:
+        self._connection, self._config, self._cgroups = connection, config, cgroups
+        self._is_root: bool = config["root"]
+        self._pool = Pool(self._is_root)
+        self._boxes: dict[str, Box] = {}
+        self._snapshots: dict[str, Frozen] = {}
+        self._spares: list[Spare] = []
+        self._layers = self._groups = 0
+        self._chores: list[Callable[[], object]] = []
+        self._decoder = channel.Decoder()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        seccomp.program()
+        _make_root()
+        self._ops: dict[str, Callable[[Head, list[int]], Head]] = {
+            "create": self._create,
+            "replace": self._replace,
+            "snapshot": self._snapshot,
+            "drop": self._drop,
+            "destroy": self._destroy,
+            "cancel": lambda head, fds: {},
+        }
+
+    # ------------------------------------------------------------ the one mechanism
+    def _start(self, box: Box, lowers: list[Layer], ids: Range, connection: int) -> Episode:
+        """A resident over ``lowers`` (top first) and a fresh layer."""
+        self._layers += 1
+        size = box.limits["disk"] - sum(layer.used() for layer in lowers)
+        layers = [Layer(f"/layers/{self._layers}", size, ids), *lowers]
+        hold(layers)
+        spare = self._spares.pop(0) if self._spares else Spare(self._config)
+        ids.write_maps(spare.pid)
+        tree = overlay(layers[0], lowers, bases.base(box.root, ids, spare.user_namespace), not self._is_root)
+        if box.root is not None:
+            bases.complete(tree, ids)
+        group = self._new_group(box.limits)
+        orders = {
+            "limits": box.limits,
+            "host_usr": box.root is None,
+            "many_ids": self._is_root,
+            "without": self._config["without"],
+            "cgroup_version": None if self._cgroups is None else 1 if self._cgroups.version is V1 else 2,
+            "joins": len(group.joins) if group else 0,
+        }
+        spare.give(orders, [tree, connection, *(group.joins + group.counters if group else [])])
+        os.close(tree)
+        if group is not None:
+            group.close()
+        return Episode(spare.pid, layers, group)
+
+    def _new_group(self, limits: Head) -> Group | None:
+        if self._cgroups is None:
+            return None
+        self._groups += 1
+        group = self._cgroups.group(str(self._groups))
+        group.limit(limits)
+        return group
+
+    def _kill(self, episode: Episode) -> None:
+        os.kill(episode.pid, signal.SIGKILL)
+
+    def _reap(self, episode: Episode) -> None:
+        """Wait for a killed episode: its PID 1 is gone only when every process in it is."""
+        os.waitpid(episode.pid, 0)
+        self._chores.append(lambda: release(episode.layers))
+        if episode.group is not None:
+            self._chores.append(lambda: self._remove_group(episode.group))
+
+    def _remove_group(self, group: Group | None) -> None:
+        if group is not None and not group.remove():
+            self._chores.append(lambda: self._remove_group(group))
+
+    # ------------------------------------------------------------ requests
+    def _create(self, head: Head, fds: list[int]) -> Head:
+        """A sandbox: pristine, or with ``snapshot`` a fork of it."""
+        frozen = self._snapshots[head["snapshot"]] if head["snapshot"] else None
+        box = Box(frozen.limits, frozen.root) if frozen else Box(head["limits"], head["root"])
+        lowers = frozen.layers if frozen else []
+        box.episode = self._start(box, lowers, self._ids(lowers), fds[0])
+        self._boxes[head["box"]] = box
+        return {}
+
+    def _replace(self, head: Head, fds: list[int]) -> Head:
+        """A new episode in the same slot, built while the old one dies."""
+        box = self._boxes[head["box"]]
+        lowers = self._snapshots[head["snapshot"]].layers if head["snapshot"] else []
+        old = self._episode(box)
+        self._kill(old)
+        box.episode = self._start(box, lowers, self._ids(lowers), fds[0])
+        self._reap(old)
+        return {}
+
+    def _snapshot(self, head: Head, fds: list[int]) -> Head:
+        """Freeze what an episode wrote: it becomes a lower layer, and the sandbox goes on above it."""
+        box = self._boxes[head["box"]]
+        old = self._episode(box)
+        self._kill(old)
+        self._reap(old)
+        layers = old.layers
+        try:
+            if len(layers) > _MOST_LAYERS:
+                layers = [self._flatten(box, layers)]
+            hold(layers)
+            self._snapshots[head["snapshot"]] = Frozen(box.limits, box.root, layers)
+        finally:
+            box.episode = self._start(box, layers, self._ids(layers), fds[0])
+        return {"size": sum(layer.used() for layer in layers)}
+
+    def _flatten(self, box: Box, layers: list[Layer]) -> Layer:
+        self._layers += 1
+        merged = Layer(f"/layers/{self._layers}", box.limits["disk"], layers[0].ids)
+        try:
+            flatten.merge([layer.path + "/u" for layer in layers], merged.path + "/u", user=not self._is_root)
+        except OSError:
+            merged.destroy()
+            raise
+        return merged
+
+    def _drop(self, head: Head, fds: list[int]) -> Head:
+        frozen = self._snapshots.pop(head["snapshot"])
+        self._chores.append(lambda: release(frozen.layers))
+        return {}
+
+    def _destroy(self, head: Head, fds: list[int]) -> Head:
+        box = self._boxes.pop(head["box"])
+        episode = self._episode(box)
+        self._kill(episode)
+        self._reap(episode)
+        return {}
+
+    def _episode(self, box: Box) -> Episode:
+        if box.episode is None:
+            raise RuntimeError("this sandbox could not be started")
+        return box.episode
+
+    def _ids(self, lowers: list[Layer]) -> Range:
+        return lowers[0].ids if lowers else self._pool.take()
+
+    # ------------------------------------------------------------ loop
+    def serve(self) -> None:
+        """Requests first; chores and spares in the pauses, so long as there are pauses."""
+        channel.send(self._connection, {"id": 0, "cgroups": self._cgroups is not None})
+        while True:
+            idle = not select.select([self._connection], [], [], 0)[0]
+            if self._chores and (idle or len(self._chores) > _MOST_CHORES):
+                self._chores.pop(0)()
+            elif idle and len(self._spares) < self._config["spares"]:
+                self._spares.append(Spare(self._config))
+            elif not self._decoder.receive(self._connection):
+                return
+            else:
+                for head, _, fds in self._decoder.frames():
+                    self._answer(head, fds)
+
+    def _answer(self, head: Head, fds: list[int]) -> None:
+        try:
+            reply = self._ops[head["op"]](head, fds)
+        except Exception as error:  # noqa: BLE001  # every failure is the owner's to know
+            reply = {"error": channel.describe(error)}
+        for fd in fds:
+            os.close(fd)
+        channel.send(self._connection, {"id": head["id"], **reply})
+
+
+def _make_root() -> None:
+    """Move to a tmpfs of our own, with the host's files below /host and devices to hand out."""
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID, "mode=755,size=64m")
+    os.mkdir("/tmp/host")
+    pivot_root("/tmp", "/tmp/host")
+    os.chdir("/")
+    for name in "proc dev dev/pts stage stage/proc stage/dev stage/usr stage/root layers bases".split():
+        os.mkdir("/" + name)
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for name in _DEVICES:  # bound, as mknod is refused to a user namespace
+        os.close(os.open(f"/dev/{name}", os.O_CREAT, 0o666))
+        mount(f"{bases.HOST}/dev/{name}", f"/dev/{name}", None, MS_BIND)
+        remount_bind(f"/dev/{name}", MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+    bases.make_skeleton()

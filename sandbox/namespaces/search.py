@@ -1,0 +1,71 @@
+"""Search of files by regular expression, in the resident.
+
+A pattern can take time exponential in a line's length, so the search runs under an alarm; Python's
+matcher looks for signals as it backtracks. What takes longer than the deadline is an error of the
+pattern's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces.files import Answer, Files, absolute
+
+DEADLINE = 5.0
+_BINARY_PROBE = 4096
+_LONGEST_LINE = 1 << 20
+
+
+def search(files: Files, head: Head, _: bytes) -> Answer:
+    pattern, limit, top = head["pattern"], head["limit"], absolute(head["path"])
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
+    found: list[tuple[str, int, str]] = []
+    with _deadline(f"pattern {pattern!r} took longer than {DEADLINE:g} s below {top}: make it simpler"):
+        single = not stat.S_ISDIR(os.stat(top).st_mode)
+        paths = [top] if single else (entry.path for entry in files.walk(top))
+        for path in paths:
+            try:
+                found += _matches(files, compiled, path, limit - len(found))
+            except PermissionError:
+                if single:
+                    raise
+            if len(found) >= limit:
+                break
+    return {"matches": found}, b""
+
+
+def _matches(files: Files, pattern: re.Pattern[str], path: str, limit: int) -> Iterator[tuple[str, int, str]]:
+    with open(files.open(path, os.O_RDONLY), "rb") as file:
+        if b"\0" in file.read(_BINARY_PROBE):
+            return
+        file.seek(0)
+        number = 0
+        while limit > 0 and (raw := file.readline(_LONGEST_LINE)):
+            number += 1
+            text = raw.rstrip(b"\r\n").decode(errors="replace")
+            if pattern.search(text):
+                yield path, number, text
+                limit -= 1
+
+
+@contextmanager
+def _deadline(message: str) -> Iterator[None]:
+    def expire(*_: object) -> None:
+        raise ValueError(message)
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,53 @@
+"""The backends that the contract suite (test_contract*.py) runs over: all that this machine has.
+
+A protection that a backend declares lost here is not asked of it: a test marked ``needs("disk quota")``
+is left out for a backend whose probe lists something of that name in ``lost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from turnwise.sandbox import Backend, Probe, Sandbox, SandboxSpec, probes
+from turnwise.sandbox.backends import load
+
+AVAILABLE: dict[str, Probe] = {probe.backend: probe for probe in probes() if probe.available}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(protection): left out for backends that declare it lost")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "any_backend" in metafunc.fixturenames:
+        metafunc.parametrize("any_backend", list(AVAILABLE), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if lacks(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def lacks(item: pytest.Item) -> bool:
+    """Whether a test is over a backend that declares lost what the test needs."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    probe = AVAILABLE.get(str(item.callspec.params.get("any_backend")))
+    needed = [mark.args[0] for mark in item.iter_markers("needs")]
+    return probe is not None and any(need in lost for need in needed for lost in probe.lost)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def any_backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    async with load(request.param)().running() as backend:
+        yield backend
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sandbox(any_backend: Backend) -> AsyncIterator[Sandbox]:
+    async with await any_backend.create(SandboxSpec()) as created:
+        yield created

@@ -1,0 +1,116 @@
+"""What holds for every built-in way of giving credit, on batches drawn at random."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from turnwise.agents.trajectory import Episode
+from turnwise.trainer.columns import base_columns
+from turnwise.trainer.pipeline import Pipeline
+from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.stage import stages
+from turnwise.trainer.table import TurnTable
+
+Lab = SimpleNamespace
+quick = settings(max_examples=30, deadline=None)
+CREDIT: dict[str, list[Any]] = {
+    "outcome + grpo": ["outcome", "grpo"],
+    "milestones + rloo": ["milestones", "rloo"],
+    "milestones + turn_baseline": ["milestones", "returns", "turn_baseline"],
+    "shaped + critic": [
+        "outcome",
+        "shaping",
+        {"kind": "critic", "of": "shaped_reward"},
+        {"kind": "gae", "of": "shaped_reward"},
+        "scale",
+    ],
+}
+WITHIN_GROUPS = [name for name in CREDIT if "critic" not in name]
+each = pytest.mark.parametrize("name", CREDIT)
+
+
+def pipeline(lab: Lab, name: str) -> Pipeline:
+    recipe = Recipe.load("quickstart").override(credit=CREDIT[name])
+    return recipe.pipeline(base_columns(lab.milestones, lab.channels))
+
+
+def credit_by_turn(lab: Lab, name: str, table: TurnTable) -> dict[str, float]:
+    advantage = pipeline(lab, name).run(table, {}).advantage
+    return dict(zip(table.names["turn_id"][table.turn_id], advantage.tolist(), strict=True))
+
+
+def test_every_built_in_stage_is_among_them() -> None:
+    used = {part if isinstance(part, str) else part["kind"] for parts in CREDIT.values() for part in parts}
+    built_in = {
+        n for n, stage in stages().items() if stage.function.__module__.startswith("turnwise.trainer.credit.")
+    }
+    assert used == built_in
+
+
+@each
+@quick
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_the_order_of_episodes_does_not_matter(lab: Lab, name: str, data: st.DataObject, seed: int) -> None:
+    episodes: list[Episode] = data.draw(lab.batches())
+    shuffled = random.Random(seed).sample(episodes, len(episodes))
+    before, after = (credit_by_turn(lab, name, lab.table(*e)) for e in (episodes, shuffled))
+    assert before.keys() == after.keys()
+    for turn, value in before.items():
+        assert after[turn] == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", WITHIN_GROUPS)
+@quick
+@given(data=st.data())
+def test_one_groups_credit_does_not_depend_on_another(lab: Lab, name: str, data: st.DataObject) -> None:
+    episodes: list[Episode] = data.draw(lab.batches())
+    alone = [e for e in episodes if e.group_id == episodes[0].group_id]
+    together = credit_by_turn(lab, name, lab.table(*episodes))
+    for turn, value in credit_by_turn(lab, name, lab.table(*alone)).items():
+        assert together[turn] == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", WITHIN_GROUPS)
+@quick
+@given(data=st.data(), size=st.integers(1, 5))
+def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.DataObject, size: int) -> None:
+    model: Episode = data.draw(lab.batches())[0]
+    reached = {turn.index: turn.record.milestones for turn in model.turns}
+    copies = [
+        lab.episode(f"c{i}", "c", len(model.turns), model.score, model.end, reached) for i in range(size)
+    ]
+    table = lab.table(*copies)
+    result = pipeline(lab, name).run(table, {})
+    assert not result.advantage.any()
+    assert not table.expand(result.advantage).any()
+    assert result.groups_without_signal == 1
+
+
+@each
+@quick
+@given(data=st.data())
+def test_single_precision_gives_the_same_credit(lab: Lab, name: str, data: st.DataObject) -> None:
+    table = lab.table(*data.draw(lab.batches()))
+    narrow = {n: c.astype(np.float32) for n, c in table.columns.items() if c.dtype == np.float64}
+    wide = pipeline(lab, name).run(table, {}).advantage
+    np.testing.assert_allclose(
+        pipeline(lab, name).run(table.with_columns(narrow), {}).advantage, wide, rtol=1e-3, atol=1e-3
+    )
+
+
+@each
+@quick
+@given(data=st.data())
+def test_credit_reaches_the_learners_tokens_and_no_others(lab: Lab, name: str, data: st.DataObject) -> None:
+    table = lab.table(*data.draw(lab.batches()))
+    advantage = pipeline(lab, name).run(table, {}).advantage
+    tokens, trainable = table.expand(advantage), table.tokens.trainable
+    assert not tokens[~trainable].any()
+    assert tokens[trainable].tolist() == advantage[table.tokens.row[trainable]].tolist()

@@ -1,0 +1,113 @@
+"""A run's folder: what is where, who may write it, and what a run comes down to.
+
+config.yaml     the recipe as resolved
+metrics.jsonl   a row per step, evaluation and event
+episodes/       every episode, a file per step
+credit/         what the stages made of each turn, a file per step
+checkpoints/    model, tokenizer, optimiser and progress; ``latest`` names the newest
+summary.json    the result
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnwise.envs.errors import UsageError
+from turnwise.envs.types import Model
+from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.table import TurnTable
+
+CREDIT_COLUMNS = ("step_reward", "return", "value", "advantage")
+"""Columns kept of every turn, where the recipe's stages give them."""
+
+
+class Summary(Model):
+    """The result of a run: ``summary.json``."""
+
+    recipe: str
+    env: str
+    seed: int
+    steps: int
+    """Training steps done."""
+    episodes: int
+    """Training episodes; demonstrations and evaluations are not counted."""
+    held_out_success: float | None
+    """Mean score on held-out tasks; None where no episode could be scored."""
+    interval: tuple[float, float] | None
+    """Its 95% interval."""
+    task_set_hash: str
+    """Of the held-out tasks."""
+    cpu_seconds: float
+    """Of the training process and of all it started and that has ended."""
+    wall_seconds: float
+    peak_rss_mb: float
+    """Of the training process."""
+    stopped: str
+    """Why it ended: ``finished``, or a guard's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    summary: Summary
+
+
+def create(folder: Path, recipe: Recipe) -> None:
+    """Start a run's folder. Raises ``UsageError`` for one that holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"run {str(folder)!r} exists; add --resume to go on with it, or choose another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"run {str(folder)!r} cannot be written: {error.strerror}") from None
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """The recipe of an existing run. Raises ``UsageError`` where there is no run."""
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"run {str(folder)!r} does not exist: it has no config.yaml")
+    return Recipe.load(folder / "config.yaml")
+
+
+def write_credit(folder: Path, step: int, table: TurnTable) -> None:
+    """What every turn of a step was credited with, a line per episode that was trained on."""
+    path = folder / "credit" / f"step-{step:06d}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    columns = [name for name in CREDIT_COLUMNS if name in table]
+    starts = [*table.first.nonzero()[0].tolist(), len(table)]
+    names = table.names["episode_id"]
+    lines = []
+    for i, start in enumerate(starts[:-1]):
+        values = {c: [round(float(v), 6) for v in table[c][start : starts[i + 1]]] for c in columns}
+        lines.append(json.dumps({"episode_id": str(names[i]), "columns": values}) + "\n")
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("".join(lines), encoding="utf-8")
+    scratch.replace(path)
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write ``summary.json``, whole or not at all."""
+    scratch = folder / ".summary.tmp"
+    scratch.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    scratch.replace(folder / "summary.json")
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of its ended children."""
+    own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,249 @@
+"""The training loop: roll out groups, give credit, update, evaluate, checkpoint; again.
+
+Everything a run is goes into its folder, and every step ends in a checkpoint, so that whatever ends the
+process costs at most the step it was in. A run warms up in rounds, each ended by a look at the gate
+(:mod:`turnwise.trainer.warm_start`), trains step by step, and is evaluated on held-out tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from turnwise.agents.evaluate import evaluate
+from turnwise.agents.metrics import Evaluation, milestone_rates, rates
+from turnwise.agents.rollout import RolloutPlan, rollout
+from turnwise.agents.store import episode_path, write_episodes
+from turnwise.agents.trajectory import Episode
+from turnwise.envs.tasks import Sampler
+from turnwise.trainer import checkpoint, run_folder
+from turnwise.trainer.learner import DivergedError, UpdateStats
+from turnwise.trainer.pipeline import Credit
+from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.run_folder import Run, Summary
+from turnwise.trainer.setup import Parts, open_parts, prepare
+from turnwise.trainer.table import TurnTable
+from turnwise.trainer.tracker import JsonLines, Tracker, Trackers, Watcher, truncate
+from turnwise.trainer.warm_start import GateMissed, warm_start
+from turnwise.trainer.watch import RunStopped, Watch
+
+
+async def train(
+    recipe: Recipe,
+    *,
+    env: str | None = None,
+    run: str | Path,
+    resume: bool = False,
+    trackers: Sequence[Tracker] = (),
+    watcher: Watcher | None = None,
+) -> Run:
+    """Train a recipe into a folder.
+
+    ``env`` replaces the recipe's environment. With ``resume`` an existing folder's own recipe is gone on
+    with from its newest checkpoint. Raises ``UsageError`` for whatever can be known to be wrong before
+    work starts.
+    """
+    folder = Path(run)
+    resume = resume and folder.exists()
+    if resume:
+        recipe = run_folder.stored_recipe(folder)
+    elif env is not None:
+        recipe = recipe.override(env=env)
+    plan = prepare(recipe)
+    if not resume:
+        run_folder.create(folder, recipe)
+    async with open_parts(plan, folder, watcher) as parts:
+        return await TrainingLoop(parts, trackers, watcher).run()
+
+
+class TrainingLoop:
+    """One run in progress."""
+
+    def __init__(self, parts: Parts, trackers: Sequence[Tracker], watcher: Watcher | None) -> None:
+        self.parts = parts
+        self.recipe = parts.plan.recipe
+        self.progress = parts.progress
+        self.sampler = Sampler(parts.plan.tasks("train"), self.recipe.seed, self.progress.cursor)
+        self.watch = Watch(self.recipe.guards, self.progress.watch)
+        self._watcher = watcher
+        metrics = parts.folder / "metrics.jsonl"
+        event: Literal["start", "resume"] = "start"
+        if metrics.exists():
+            truncate(metrics, self.progress.step, self.progress.round)
+            event = "resume"
+        self._tracker = Trackers([JsonLines(metrics), *trackers])
+        self._wall = time.monotonic() - self.progress.wall_seconds
+        self._cpu = run_folder.cpu_seconds() - self.progress.cpu_seconds
+        self.log(event, {"phase": self.progress.phase})
+
+    async def run(self) -> Run:
+        """All that is left to do, then the held-out evaluation."""
+        stopped = "finished"
+        try:
+            if self.progress.phase == "warm_start":
+                await warm_start(self)
+            if self.progress.step == 0:
+                await self.evaluate("eval", self.recipe.evaluate.split)
+            while self.progress.step < self.recipe.steps and not self.progress.satisfied:
+                await self.step()
+        except (RunStopped, DivergedError, GateMissed) as reason:
+            stopped = str(reason)
+            self.log("stop", {"reason": stopped})
+        result = await self.evaluate("final", "test")
+        summary = self._summary(result, stopped)
+        run_folder.write_summary(self.parts.folder, summary)
+        self._tracker.close()
+        return Run(self.parts.folder, summary)
+
+    async def step(self) -> None:
+        """One training step, from tasks to a checkpoint."""
+        number, recipe, parts = self.progress.step + 1, self.recipe, self.parts
+        started = time.perf_counter()
+        episodes = await self._roll_out(number)
+        rolled = time.perf_counter()
+        credit = await asyncio.to_thread(self._credit, episodes)
+        credited = time.perf_counter()
+        row: dict[str, Any] = rates(episodes)
+        warnings = self.watch.step(row, episodes)
+        stats = await asyncio.to_thread(
+            parts.learner.update,
+            credit.table,
+            temperature=recipe.rollout.temperature,
+            seed=(recipe.seed, number),
+            max_gap=recipe.guards.logprob_gap,
+        )
+        await parts.engine.refresh()
+        updated = time.perf_counter()
+        self.progress.step = number
+        self.progress.episodes += len(episodes)
+        self.progress.cursor = self.sampler.cursor
+        self.progress.stages = dict(credit.state)
+        row |= self._row(episodes, credit, stats)
+        seconds = {"rollout": rolled - started, "credit": credited - rolled, "update": updated - credited}
+        row |= {"tokens_per_second": row["tokens"] / seconds["rollout"], "seconds": seconds}
+        await asyncio.to_thread(self._store, number, episodes, credit)
+        self.log("train", row)
+        for warning in warnings:
+            self.log("warning", {"reason": warning})
+        if number % recipe.evaluate.every == 0 or number == recipe.steps:
+            result = await self.evaluate("eval", recipe.evaluate.split)
+            stop_at = recipe.evaluate.stop_at
+            self.progress.satisfied = stop_at is not None and result.success >= stop_at
+        await self.save(parts.learner.optimizer)
+
+    async def evaluate(self, kind: Literal["eval", "final"], split: str) -> Evaluation:
+        """Sampled success on the first tasks of a split, logged and stored."""
+        total, done = self.recipe.evaluate.tasks, 0
+
+        def ended(_: Episode) -> None:
+            nonlocal done
+            done += 1
+            self.phase("evaluate", done, total)
+
+        result = await evaluate(
+            self.recipe.env,
+            self.parts.policy,
+            split=split,
+            tasks=total,
+            seed=self.recipe.seed,
+            envs=self.parts.envs,
+            concurrency=self.parts.plan.concurrency,
+            listener=ended,
+        )
+        low, high = result.interval
+        row = rates(result.episodes) | {"split": split, "tasks": total, "low": low, "high": high}
+        row["milestones"] = milestone_rates(result.episodes, self.parts.plan.env.milestone_names())
+        self.log(kind, row)
+        path = episode_path(self.parts.folder, kind, self.progress.step)
+        await asyncio.to_thread(write_episodes, path, result.episodes)
+        return result
+
+    async def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """A checkpoint of everything as it is now."""
+        self.progress.watch = self.watch.state
+        self.progress.wall_seconds, self.progress.cpu_seconds = self._spent()
+        parts = self.parts
+        await asyncio.to_thread(
+            checkpoint.save, parts.folder, self.progress, parts.model, parts.tokenizer, optimizer
+        )
+
+    def log(self, kind: str, row: dict[str, Any]) -> None:
+        """A row of metrics."""
+        wall, cpu = self._spent()
+        head = {"kind": kind, "step": self.progress.step, "wall_seconds": wall, "cpu_seconds": cpu}
+        self._tracker.log(head | row)
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Tell the watcher how far the work at hand has come."""
+        if self._watcher is not None:
+            self._watcher.phase(name, done, total)
+
+    # -- parts of a step
+
+    async def _roll_out(self, number: int) -> list[Episode]:
+        settings, done = self.recipe.rollout, 0
+
+        def ended(_: Episode) -> None:
+            nonlocal done
+            done += 1
+            self.phase("rollout", done, settings.tasks * settings.group)
+
+        plan = RolloutPlan(
+            tasks=self.sampler.draw(settings.tasks),
+            group_size=settings.group,
+            seed=self.recipe.seed,
+            label=f"train-{number}",
+            concurrency=self.parts.plan.concurrency,
+            retries=settings.retries,
+        )
+        return await rollout(self.parts.envs, self.recipe.env, self.parts.policy, plan, ended)
+
+    def _credit(self, episodes: Sequence[Episode]) -> Credit:
+        env = self.parts.plan.env
+        table = TurnTable.from_episodes(episodes, env.milestone_names(), env.channels())
+        return self.parts.plan.pipeline.run(table, self.progress.stages)
+
+    def _row(self, episodes: Sequence[Episode], credit: Credit, stats: UpdateStats) -> dict[str, Any]:
+        names = self.parts.plan.env.milestone_names()
+        return {
+            "episodes": self.progress.episodes,
+            "milestones": milestone_rates(episodes, names),
+            "excluded": dict(credit.table.excluded.by_reason),
+            "groups_mixed": 1.0 - credit.groups_without_signal / max(credit.groups, 1),
+            "advantage_std": float(credit.advantage.std()) if len(credit.table) else 0.0,
+            "tokens": sum(e.sampled_tokens for e in episodes),
+            **{name: value for name, value in asdict(stats).items() if name != "tokens"},
+            "trained_tokens": stats.tokens,
+        }
+
+    def _store(self, number: int, episodes: Sequence[Episode], credit: Credit) -> None:
+        write_episodes(episode_path(self.parts.folder, "step", number), episodes)
+        run_folder.write_credit(self.parts.folder, number, credit.table)
+
+    def _spent(self) -> tuple[float, float]:
+        """Wall and CPU seconds since the run began, those before a resume included."""
+        return time.monotonic() - self._wall, run_folder.cpu_seconds() - self._cpu
+
+    def _summary(self, result: Evaluation, stopped: str) -> Summary:
+        wall, cpu = self._spent()
+        scored = bool(result.scored)
+        return Summary(
+            recipe=self.recipe.name,
+            env=str(self.recipe.env),
+            seed=self.recipe.seed,
+            steps=self.progress.step,
+            episodes=self.progress.episodes,
+            held_out_success=result.success if scored else None,
+            interval=result.interval if scored else None,
+            task_set_hash=result.task_hash,
+            cpu_seconds=cpu,
+            wall_seconds=wall,
+            peak_rss_mb=run_folder.peak_rss_mb(),
+            stopped=stopped,
+        )

@@ -1,0 +1,76 @@
+"""The warm start: imitation in rounds until the model succeeds often enough to learn from itself.
+
+How well a model imitates says little; how often it *succeeds when it samples* decides whether
+reinforcement has anything to reinforce. So the gate is sampled success on validation tasks, looked at
+after every round, and a model that never passes it stops the run instead of training on nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from turnwise.agents.evaluate import evaluate
+from turnwise.trainer import checkpoint
+from turnwise.trainer.demonstrations import render
+from turnwise.trainer.imitation import Imitator
+
+if TYPE_CHECKING:
+    from turnwise.trainer.train import TrainingLoop
+
+
+class GateMissed(Exception):
+    """The warm start ended below its gate."""
+
+
+async def warm_start(run: TrainingLoop) -> None:
+    """Go through the rounds that are left; ends in phase ``train`` with a checkpoint.
+
+    Raises :class:`GateMissed`.
+    """
+    settings, parts, progress = run.recipe.warm_start, run.parts, run.progress
+    if settings is not None:
+        env = type(parts.plan.env)
+        shown = [render(episode, parts.renderer, env) for episode in parts.demonstrations]
+        imitator = Imitator(parts.model, shown, settings, run.recipe.seed)
+        if parts.checkpoint is not None:
+            checkpoint.load_optimizer(parts.checkpoint, imitator.optimizer)
+        success = 0.0
+        while success < settings.gate:
+            start = progress.round * settings.check_every
+            if start >= settings.max_steps:
+                raise GateMissed(
+                    f"warm start: {success:.1%} of sampled episodes succeed after {start} steps, the gate is "
+                    f"{settings.gate:.1%}; raise warm_start.max_steps or warm_start.demonstrations"
+                )
+            loss = await asyncio.to_thread(_round, run, imitator, start, settings.check_every)
+            await parts.engine.refresh()
+            success = await _sampled_success(run)
+            progress.round += 1
+            run.log("warm_start", {"round": progress.round, "loss": loss, "success": success})
+            if success < settings.gate:
+                await run.save(imitator.optimizer)
+    progress.phase = "train"
+    await run.save(parts.learner.optimizer)
+
+
+def _round(run: TrainingLoop, imitator: Imitator, start: int, count: int) -> float:
+    """Gradient steps ``start`` to ``start + count``; their mean loss."""
+    total = 0.0
+    for number in range(start, start + count):
+        total += imitator.step(number)
+        run.phase("warm start", number + 1, imitator.settings.max_steps)
+    return total / count
+
+
+async def _sampled_success(run: TrainingLoop) -> float:
+    result = await evaluate(
+        run.recipe.env,
+        run.parts.policy,
+        split=run.recipe.evaluate.split,
+        tasks=run.recipe.evaluate.tasks,
+        seed=run.recipe.seed,
+        envs=run.parts.envs,
+        concurrency=run.parts.plan.concurrency,
+    )
+    return result.success if result.scored else 0.0

@@ -1,0 +1,68 @@
+"""What a run watches over itself for: the guards of a recipe.
+
+A guard that stops a run does so before harm is done to the weights, with its reason in the summary and
+a checkpoint to go on from. A warning is a row of metrics and a line on the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from turnwise.agents.trajectory import Episode
+from turnwise.trainer.recipe import Guards
+
+WINDOW = 20
+"""Steps over which exclusions are compared with the policy's progress."""
+
+
+class RunStopped(Exception):
+    """A guard ended the run; the message is the reason."""
+
+
+class Watch:
+    """Sees every step; its state is in the checkpoint."""
+
+    def __init__(self, guards: Guards, state: dict[str, Any]) -> None:
+        self.guards = guards
+        self.state: dict[str, Any] = {"best_completion": 0.0, "excluded": [], "success": []} | state
+
+    def step(self, row: dict[str, Any], episodes: Sequence[Episode]) -> list[str]:
+        """Warnings of a step. Raises :class:`RunStopped` when too many episodes are excluded."""
+        share = float(np.mean([not e.end.trainable for e in episodes]))
+        if share > self.guards.excluded:
+            reasons = ", ".join(sorted({e.error for e in episodes if not e.end.trainable})[:3])
+            raise RunStopped(
+                f"{share:.0%} of the episodes failed through no fault of the agent (guards.excluded is "
+                f"{self.guards.excluded:.0%}): {reasons}"
+            )
+        return [*self._completion(row.get("completion")), *self._selection(share, row.get("success"))]
+
+    def _completion(self, completion: float | None) -> list[str]:
+        """Paying for progress can teach an agent not to submit, which forfeits progress to come."""
+        if completion is None:
+            return []
+        best = self.state["best_completion"] = max(self.state["best_completion"], completion)
+        if best - completion <= self.guards.completion_drop:
+            return []
+        return [
+            f"completion fell to {completion:.0%} from {best:.0%}: episodes end without being submitted; "
+            "compare with the outcome recipe or lower the weight of progress"
+        ]
+
+    def _selection(self, share: float, success: float | None) -> list[str]:
+        """Excluding episodes is harmless only while it does not depend on what the policy does."""
+        for name, value in (("excluded", share), ("success", success or 0.0)):
+            self.state[name] = [*self.state[name], value][-WINDOW:]
+        excluded, succeeded = np.array(self.state["excluded"]), np.array(self.state["success"])
+        if len(excluded) < WINDOW or excluded.mean() < 0.01 or not (excluded.std() and succeeded.std()):
+            return []
+        correlation = float(np.corrcoef(excluded, succeeded)[0, 1])
+        if abs(correlation) < 0.5:
+            return []
+        return [
+            f"excluded episodes ({excluded.mean():.1%}) go with success (correlation {correlation:+.2f} over "
+            f"{WINDOW} steps): leaving them out biases training; look at their errors"
+        ]
