@@ -11,6 +11,9 @@ Calls are written as Hermes and Qwen write them, one or several in a turn::
     {"name": "set", "arguments": {"key": "timeout", "value": 30}}
     </tool_call>
 
+A model whose template writes calls so is shown its tools by the template. Any other template would teach
+another form, or none: then the tools and this form are described in the guide.
+
 A call of ``finish`` ends the episode where no tool has that name. Thinking in ``<think>…</think>`` stays
 in the tokens and is not read. Text of an environment or of an argument can never become a control token:
 where it spells one, it is encoded as plain text.
@@ -21,6 +24,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -56,6 +60,16 @@ THINK, THOUGHT = "<think>", "</think>"
 MASK = "\uf8ff"
 """Encloses the number of a masked string; masked itself where a text holds it."""
 
+TOOLS_GUIDE = """\
+# Tools
+
+{schemas}
+
+To call a tool, write its name and arguments as JSON between tags, once for each call:
+<tool_call>
+{{"name": "tool", "arguments": {{"key": "value"}}}}
+</tool_call>"""
+
 PROBE_TOOL = ToolSpec(name="probe", description="A probe.", parameters={"type": "object", "properties": {}})
 PROBE_SAID = ("First words said.", "Other words said.")
 PROBE_RESULT = ('A "first" result,\nin two lines.', 'A "later" result,\nin two lines.')
@@ -64,8 +78,10 @@ PROBE_RESULT = ('A "first" result,\nin two lines.', 'A "later" result,\nin two l
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """What stands between two completions."""
+    """How a conversation begins and what stands between two completions."""
 
+    system: bool
+    """Whether the guide is a message of its own."""
     stop_id: int
     """Ends the assistant's message; the policy writes it itself."""
     head: str
@@ -85,16 +101,22 @@ class ChatRenderer:
         self._plain.add_special_tokens(self._masked[1:])
         self._plain.encode_special_tokens = True
         self._maskable = re.compile("|".join(map(re.escape, sorted(self._masked, key=len, reverse=True))))
-        self._has_system_role = self._accepts_system()
+        self._shows_tools = self._writes_hermes()
         self._seam = self._find_seam()
+        self._thinking = THINK if self._seam.tail.rstrip().endswith(THINK) else ""
         self.stop_id = self._seam.stop_id
         eos: int | None = tokenizer.eos_token_id
         self.stop_ids = frozenset({self.stop_id} if eos is None else {self.stop_id, eos})
 
     def opening(self, guide: str, view: AgentView) -> tuple[int, ...]:
         """The system message with the guide and the tools, the task, and the generation prompt."""
-        messages = self._first_messages(self._mask(guide), self._mask(text_of(view)))
-        return self._encode(self._render(messages, view.tools, prompt=True))
+        guide = self._mask(guide)
+        if view.tools and not self._shows_tools:
+            schemas = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in _schemas(view.tools))
+            tools = TOOLS_GUIDE.format(schemas=self._mask(schemas))
+            guide = f"{guide}\n\n{tools}" if guide else tools
+        messages = _first_messages(guide, self._mask(text_of(view)), system=self._seam.system)
+        return self._encode(self._render(messages, view.tools if self._shows_tools else (), prompt=True))
 
     def observation(self, view: AgentView) -> tuple[int, ...]:
         """A tool's result (or the user's answer, where the template knows no tools)."""
@@ -107,7 +129,7 @@ class ChatRenderer:
         if not complete:
             return InvalidAction(text=text, error=f"turn cut at {len(ids)} tokens"), text
         try:
-            return read_turn(text, tools), text
+            return read_turn(self._thinking + text, tools), text
         except ValueError as error:
             return InvalidAction(text=text, error=str(error)), text
 
@@ -121,6 +143,8 @@ class ChatRenderer:
                 text = self._write(ToolCall(name=FINISH, arguments={"answer": answer} if answer else {}))
             case _:
                 text = self._mask(action.text)
+        if self._thinking:
+            text = f"\n{THOUGHT}\n\n{text}"
         ids = (*self._encode(text), self.stop_id)
         if self.parse(ids, tools)[0] != action:
             raise ValueError(f"no turn is read as {action!r}")
@@ -147,57 +171,58 @@ class ChatRenderer:
 
     # -- the template
 
-    def _render(self, messages: list[dict[str, str]], tools: tuple[ToolSpec, ...], *, prompt: bool) -> str:
-        schemas: Any = [{"type": "function", "function": spec.model_dump()} for spec in tools]
+    def _render(self, messages: list[dict[str, Any]], tools: tuple[ToolSpec, ...], *, prompt: bool) -> str:
+        schemas: Any = _schemas(tools) or None
         rendered: Any = self.tokenizer.apply_chat_template(
-            messages, tools=schemas or None, add_generation_prompt=prompt, tokenize=False
+            messages, tools=schemas, add_generation_prompt=prompt, tokenize=False
         )
         return str(rendered)
 
-    def _first_messages(self, guide: str, task: str) -> list[dict[str, str]]:
-        if not guide:
-            return [{"role": "user", "content": task}]
-        if not self._has_system_role:
-            return [{"role": "user", "content": f"{guide}\n\n{task}"}]
-        return [{"role": "system", "content": guide}, {"role": "user", "content": task}]
-
-    def _accepts_system(self) -> bool:
-        messages = [{"role": "system", "content": PROBE_SAID[0]}, {"role": "user", "content": PROBE_SAID[1]}]
+    def _writes_hermes(self) -> bool:
+        """Whether the template writes a call the way :func:`read_turn` reads it."""
+        function = {"name": PROBE_TOOL.name, "arguments": {}}
+        calls = [{"id": "probe0000", "type": "function", "function": function}]
+        said: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": calls}
+        messages = [{"role": "user", "content": PROBE_SAID[0]}, said]
         try:
-            return PROBE_SAID[0] in self._render(messages, (PROBE_TOOL,), prompt=True)
+            rendered = self._render(messages, (PROBE_TOOL,), prompt=False)
         except TemplateError:
             return False
+        return re.search(rf'{OPEN}\s*{{"name": "{PROBE_TOOL.name}"', rendered) is not None
 
     def _find_seam(self) -> Seam:
-        for role in ("tool", "user"):
+        reasons: dict[str, None] = {}
+        for system, role in product((True, False), ("tool", "user")):
             try:
-                return self._probe(role)
+                return self._probe(system, role)
             except (TemplateError, ValueError) as error:
-                reason = str(error)
-        raise UsageError(f"this chat template cannot be appended to: {reason}")
+                reasons[str(error)] = None
+        raise UsageError(f"this chat template cannot be appended to: {'; '.join(reasons)}")
 
-    def _probe(self, role: str) -> Seam:
+    def _probe(self, system: bool, role: str) -> Seam:
         """The seam of one role; the longer conversation must begin and end like the shorter one."""
-        start = self._first_messages("The guide.", "The task.")
+        start = _first_messages("The guide.", "The task.", system=system)
         turns = [
             [{"role": "assistant", "content": said}, {"role": role, "content": result}]
             for said, result in zip(PROBE_SAID, PROBE_RESULT, strict=True)
         ]
-        opening = self._render(start, (PROBE_TOOL,), prompt=False)
-        short = self._render([*start, *turns[0]], (PROBE_TOOL,), prompt=True)
-        long = self._render([*start, *turns[0], *turns[1]], (PROBE_TOOL,), prompt=True)
+        tools = (PROBE_TOOL,) if self._shows_tools else ()
+        opening = self._render(start, tools, prompt=False)
+        short = self._render([*start, *turns[0]], tools, prompt=True)
+        long = self._render([*start, *turns[0], *turns[1]], tools, prompt=True)
         before, after = _parted(short, PROBE_SAID[0], role)
         middle, tail = _parted(after, PROBE_RESULT[0], role)
         _, after = _parted(long, PROBE_SAID[1], role)
         if not (
-            before.startswith(opening)
+            "The guide." in opening
+            and before.startswith(opening)
             and long.startswith(before + PROBE_SAID[0] + middle + PROBE_RESULT[0])
             and after == middle + PROBE_RESULT[1] + tail
         ):
             raise ValueError(f"it rewrites earlier messages when a {role} message follows")
         for stop_id, token in self.tokenizer.added_tokens_decoder.items():
             if token.special and middle.startswith(token.content):
-                return Seam(stop_id, middle.removeprefix(token.content), tail)
+                return Seam(system, stop_id, middle.removeprefix(token.content), tail)
         raise ValueError(f"it ends an assistant's message with {middle!r}, not with a special token")
 
 
@@ -211,6 +236,18 @@ def renderer_for(tokenizer: PreTrainedTokenizerBase) -> Renderer:
         f"tokenizer {tokenizer.name_or_path!r} has neither a chat template nor the markers "
         f"{' '.join(MARKERS)}: use a chat model, or a tokenizer made by build_tokenizer"
     )
+
+
+def _schemas(tools: tuple[ToolSpec, ...]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": spec.model_dump()} for spec in tools]
+
+
+def _first_messages(guide: str, task: str, *, system: bool) -> list[dict[str, Any]]:
+    if not guide:
+        return [{"role": "user", "content": task}]
+    if not system:
+        return [{"role": "user", "content": f"{guide}\n\n{task}"}]
+    return [{"role": "system", "content": guide}, {"role": "user", "content": task}]
 
 
 def _parted(text: str, probe: str, role: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from turnwise.agents.policy import EpisodeKey
 from turnwise.agents.torch import Engine, init_model
 from turnwise.agents.trajectory import Sampling
 
-QUICKSTART = {
+QUICKSTART: dict[str, Any] = {
     "model_type": "qwen3",
     "vocab_size": 350,
     "hidden_size": 128,
@@ -56,9 +56,7 @@ async def engine_rollout(engine: Engine, seed: int) -> int:
         sampling, generated, at = Sampling(max_tokens=SAMPLED), 0, 0
         for turn in range(TURNS):
             size = OBSERVATION if turn else PROMPT
-            completion = await sequence.generate(
-                told[index, at : at + size].tolist(), sampling, frozenset()
-            )
+            completion = await sequence.generate(told[index, at : at + size].tolist(), sampling, frozenset())
             generated, at = generated + len(completion.ids), at + size
         sequence.close()
         return generated
@@ -70,9 +68,9 @@ async def engine_rollout(engine: Engine, seed: int) -> int:
 
 def generate_rollout(model: PreTrainedModel, seed: int) -> int:
     """The same episodes through ``generate``, encoding the history anew at each turn."""
-    told, module = torch.from_numpy(feeds(seed)), (model)
+    told = torch.from_numpy(feeds(seed))
     history, generated, at = told[:, :0], 0, 0
-    peer: Any = module
+    peer: Any = model
     for turn in range(TURNS):
         size = OBSERVATION if turn else PROMPT
         history = torch.cat([history, told[:, at : at + size]], 1)

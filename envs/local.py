@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
+from turnwise.envs.errors import unknown
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.types import Task
-from turnwise.sandbox.backends import backend
+from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
 from turnwise.sandbox.pool import Pool
 
@@ -23,6 +24,9 @@ class LocalEnvs:
     """``async with LocalEnvs() as envs, envs.open("tools/configdesk", seed=3) as env: …``"""
 
     def __init__(self, *, backend: str | None = None, capacity: int = 128) -> None:
+        """``backend`` None is the best this machine has. Raises ``UsageError`` for an unknown one."""
+        if backend is not None and backend not in BACKENDS:
+            raise unknown("sandbox backend", backend, BACKENDS)
         self.capacity = capacity
         """Sandboxes of one kind alive at once; more sessions wait their turn."""
         self._backend_name = backend

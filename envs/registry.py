@@ -88,7 +88,12 @@ class EnvSpec(Model):
             pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
         except ValueError:
             raise UsageError(f"environment {spec!r}: write options as name?key=value&key=value") from None
-        return cls(name=name, options=dict(pairs))
+        options: dict[str, JsonValue] = {}
+        for key, value in pairs:
+            if key in options:
+                raise UsageError(f"environment {spec!r}: gives option {key} twice")
+            options[key] = value
+        return cls(name=name, options=options)
 
     def make(self) -> Env:
         """A fresh instance. Raises ``UsageError`` for an unknown name, option or value."""

@@ -27,10 +27,11 @@ class Grouping:
     @classmethod
     def of(cls, *keys: Array) -> Grouping:
         """Entries alike in every key are one group: ``Grouping.of(t.group_id, t.index)``."""
-        table = np.stack([np.asarray(key) for key in keys], axis=1)
-        _, codes = np.unique(table, axis=0, return_inverse=True)
-        codes = codes.reshape(-1)
-        return cls(codes, int(codes.max()) + 1 if len(codes) else 0)
+        codes = np.zeros(len(keys[0]), dtype=np.int64)
+        for key in keys:
+            values, place = np.unique(key, return_inverse=True)
+            distinct, codes = np.unique(codes * len(values) + place, return_inverse=True)
+        return cls(codes, len(distinct))
 
     @cached_property
     def size(self) -> Array:

@@ -110,7 +110,8 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
     torch.set_num_threads(1)
     saved = checkpoint.latest(folder)
     progress = checkpoint.load_progress(saved) if saved else Progress()
-    async with LocalEnvs(capacity=plan.concurrency) as envs:
+    backend = None if recipe.backend == "auto" else recipe.backend
+    async with LocalEnvs(backend=backend, capacity=plan.concurrency) as envs:
         shown: list[Episode] = []
         if progress.phase == "warm_start":
             shown = await demonstrate(plan, folder, envs, watcher)
@@ -212,6 +213,7 @@ def tiny_config(tiny: TinyModel, tokenizer: PreTrainedTokenizerBase) -> dict[str
         "max_position_embeddings": tiny.context,
         "tie_word_embeddings": True,
         "attention_dropout": 0.0,
+        "initializer_range": tiny.hidden_size**-0.5,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from turnwise.viewer.run_folder import TRAINING, RunFolder, Shown
+from turnwise.viewer.run_folder import RunFolder, Shown
 
 LOOK_BACK = 8
 """Files searched for an episode of a kind."""
@@ -33,20 +33,17 @@ def failed(shown: Shown) -> bool:
 def pick_episodes(run: RunFolder) -> list[Pick]:
     """The last success and failure in training, the last held-out failure, and a failure of the first
     step; each where there is one."""
-    files = run.episode_files()
-    training = [f for f in files if f.stem.partition("-")[0] == TRAINING]
-    held_out = [f for f in files if f not in training]
-    newest = training[::-1]
-    wanted: list[tuple[str, Iterable[Path], Callable[[Shown], bool]]] = [
-        ("Solved in training", newest, solved),
-        ("Not solved in training", newest, failed),
+    training, held_out = run.training_files(), run.held_out_files()
+    wanted: list[tuple[str, list[Path], Callable[[Shown], bool]]] = [
+        ("Solved in training", training[::-1], solved),
+        ("Not solved in training", training[::-1], failed),
         ("Held out, solved", held_out[::-1], solved),
         ("Held out, not solved", held_out[::-1], failed),
         ("How it began", training[:1], failed),
     ]
     picks: list[Pick] = []
     for title, where, accepts in wanted:
-        shown = next(_search(run, list(where)[:LOOK_BACK], accepts), None)
+        shown = next(_search(run, where[:LOOK_BACK], accepts), None)
         if shown and all(shown.episode.episode_id != pick.shown.episode.episode_id for pick in picks):
             picks.append(Pick(title, shown))
     return picks

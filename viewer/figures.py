@@ -39,9 +39,7 @@ def figures(run: RunFolder) -> Iterator[Figure]:
     valid = Curve("valid turns", _points(train, "valid"), "s3")
     yield Figure(
         "Completion and validity",
-        curve_chart(
-            "Shares of training episodes that submitted and of valid turns", [ended, valid]
-        ),
+        curve_chart("Shares of training episodes that submitted and of valid turns", [ended, valid]),
         "Episodes that the agent ended by submitting; turns whose action was well formed and carried out.",
     )
     yield Figure(
@@ -76,14 +74,14 @@ def figures(run: RunFolder) -> Iterator[Figure]:
 def _success(run: RunFolder) -> Figure:
     """Success over training, with the warm start left of it."""
     warm = [row for row in run.of_kind("warm_start") if row.get("success") is not None]
-    updates = max((int(row["step"]) for row in warm), default=0)
+    rounds = warm[-1]["round"] if warm else 0
     width = WARM_SHARE * max(run.steps, 1)
-    before = [((row["step"] / updates - 1) * width, row["success"]) for row in warm] if updates else []
+    before = [((row["round"] / rounds - 1) * width, row["success"]) for row in warm]
 
     def place(x: float) -> str:
-        if x > 0 or not before:
+        if x > 0 or not rounds:
             return f"step {x:,.0f}"
-        return f"warm start, update {updates * (1 + x / width):,.0f}"
+        return f"warm start, round {rounds * (1 + x / width):,.0f}"
 
     training = Curve("training", _points(run.of_kind("train"), "success"), "s6")
     held_out = [_held_out(run, split) for split in SPLIT_STYLES]
@@ -101,7 +99,7 @@ def _success(run: RunFolder) -> Figure:
 
 def _held_out(run: RunFolder, split: str) -> Curve:
     """The evaluations on one split."""
-    rows = [row for row in run.of_kind("eval", "final") if row["split"] == split]
+    rows = [row for row in run.evaluations if row["split"] == split]
     band = [(row["low"], row["high"]) for row in rows]
     return Curve(split, _points(rows, "success"), SPLIT_STYLES[split], band, dots=True)
 

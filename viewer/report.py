@@ -51,7 +51,7 @@ def render(run: RunFolder) -> str:
     script = (HERE / "report.js").read_text(encoding="utf-8")
     picks = pick_episodes(run)
     return templates.get_template("report.html").render(
-        name=run.path.name,
+        path=str(run.path),
         recipe=run.config["name"],
         env=str(run.env),
         seed=run.config["seed"],
@@ -59,7 +59,7 @@ def render(run: RunFolder) -> str:
         notes=list(notes(run)),
         figures=[figure for figure in figures(run) if figure.drawing],
         maps=[MapView.of(one) for one in credit_maps(run, ("advantage", "step_reward"))],
-        evaluations=run.of_kind("eval", "final"),
+        evaluations=run.evaluations,
         picks=picks,
         shade=partial(shade, scale=largest_advantage(picks)),
         config=run.config_text,
@@ -90,38 +90,41 @@ class Tile:
 
 def tiles(run: RunFolder) -> Iterator[Tile]:
     """The headline figures; a run that has not ended shows what it has so far."""
-    last = run.rows[-1] if run.rows else {}
-    held_out = run.of_kind("final")[-1:] or run.of_kind("eval")[-1:]
-    if held_out:
-        row = held_out[0]
-        kind = "Held-out success" if row["kind"] == "final" else f"Success, step {row['step']}"
-        tasks = f", {row['tasks']} tasks of {row['split']}" if "tasks" in row else ""
-        yield Tile(kind, percent(row["success"]), f"95% interval {interval(row['low'], row['high'])}{tasks}")
+    if run.evaluations:
+        row = run.evaluations[-1]
+        label = "Held-out success" if row["kind"] == "final" else f"Success at step {row['step']}"
+        detail = f"95% interval {interval(row['low'], row['high'])}, {row['tasks']} tasks of {row['split']}"
+        yield Tile(label, percent(row["success"]), detail)
     else:
         yield Tile("Held-out success", "–", "not evaluated yet")
-    episodes = sum(int(row.get("episodes", 0)) for row in run.of_kind("train"))
-    yield Tile("Training steps", f"{run.steps:,}", f"{int(run.summary.get('episodes', episodes)):,} episodes")
-    wall, cpu = (float(run.summary.get(k, last.get(k, 0.0))) for k in ("wall_seconds", "cpu_seconds"))
+    train, last = run.of_kind("train"), run.rows[-1] if run.rows else {}
+    episodes = train[-1]["episodes"] if train else 0
+    yield Tile("Training steps", f"{run.steps:,}", f"{episodes:,} episodes")
+    wall, cpu = last.get("wall_seconds", 0.0), last.get("cpu_seconds", 0.0)
     yield Tile("Wall time", duration(wall), f"{cpu:,.0f} CPU seconds")
-    if "peak_rss_mb" in run.summary:
-        yield Tile("Peak memory", f"{run.summary['peak_rss_mb']:,.0f} MB", "resident, the trainer's process")
+    if run.summary is not None:
+        yield Tile("Peak memory", f"{run.summary.peak_rss_mb:,.0f} MB", "resident, the training process")
 
 
 def notes(run: RunFolder) -> Iterator[str]:
     """What a reader has to know to judge the figures."""
-    if stopped := run.summary.get("stopped"):
-        yield f"Stopped: {stopped}."
-    elif not run.summary:
+    if run.summary is None:
         yield "The run has not ended, or was killed; the figures are those so far."
+    elif run.summary.stopped != "finished":
+        yield f"Stopped early: {run.summary.stopped}."
     resumed = [f"step {row['step']}" for row in run.of_kind("resume")]
     if resumed:
         yield f"Resumed at {', '.join(resumed)}."
     excluded: Counter[str] = Counter()
     for row in run.of_kind("train"):
-        excluded.update(row.get("excluded", {}))
+        excluded.update(row["excluded"])
     if excluded:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in excluded.most_common())
         yield f"Training episodes left out because the environment or the machine failed: {reasons}."
+    warnings = run.of_kind("warning")
+    if warnings:
+        more = f" ({len(warnings)} steps with a warning; this is the last)" if len(warnings) > 1 else ""
+        yield f"Warning at step {warnings[-1]['step']}: {warnings[-1]['reason']}{more}."
 
 
 # ---------------------------------------------------------------- credit and episodes

@@ -1,13 +1,13 @@
 """Reading a run's folder: metrics, summary, episodes and the credit of their turns.
 
 A folder is read as it is found: a run that is still going, was killed or has just begun lacks files at
-its end, and a torn last line is a line that was never written. Rows that a resumed run wrote again
-stand in for the ones of before.
+its end, and a torn last line is a line that was never written.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from turnwise.agents.store import read_episodes
+from turnwise.agents.store import episode_files, find_episode, read_episodes
 from turnwise.agents.trajectory import Episode
 from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.registry import EnvSpec
+from turnwise.trainer.run_folder import Summary
 
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[str, Sequence[float | None]]
@@ -27,6 +28,8 @@ Columns: TypeAlias = Mapping[str, Sequence[float | None]]
 
 TRAINING = "step"
 """Starts the names of files of training episodes, as in ``step-000012.jsonl``."""
+_TRAINED = re.compile(r"train-(\d+)/")
+"""Starts the names of training episodes; the number is the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +78,38 @@ class RunFolder:
         return EnvSpec.model_validate(self.config["env"])
 
     @cached_property
-    def summary(self) -> Row:
-        """What the run ended with; empty while it has not."""
+    def summary(self) -> Summary | None:
+        """What the run ended with; None while it has not."""
         path = self.path / "summary.json"
-        summary: Row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return summary
+        return Summary.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The metrics in order, one row for each kind and step."""
-        latest: dict[tuple[str, int], Row] = {}
-        for row in read_lines(self.path / "metrics.jsonl"):
-            key = (str(row["kind"]), int(row["step"]))
-            latest.pop(key, None)
-            latest[key] = row
-        return list(latest.values())
+        """The metrics in order."""
+        return list(read_lines(self.path / "metrics.jsonl"))
 
     def of_kind(self, *kinds: str) -> list[Row]:
-        """The rows of some kinds, by step."""
-        return sorted((row for row in self.rows if row["kind"] in kinds), key=lambda row: int(row["step"]))
+        """The rows of some kinds in order, the last one where a step was measured again."""
+        latest = {(r["kind"], r["step"], r.get("round")): r for r in self.rows if r["kind"] in kinds}
+        return list(latest.values())
+
+    @property
+    def evaluations(self) -> list[Row]:
+        """Evaluations in which some episode could be scored; the last may be the held-out one."""
+        return [row for row in self.of_kind("eval", "final") if "success" in row]
 
     @property
     def steps(self) -> int:
         """Training steps done."""
         return max((int(row["step"]) for row in self.of_kind("train")), default=0)
 
-    def episode_files(self) -> list[Path]:
-        """Files of stored episodes: training by step, then evaluations."""
-        return sorted((self.path / "episodes").glob("*.jsonl"), key=lambda p: (_kind(p) != TRAINING, p.name))
+    def training_files(self) -> list[Path]:
+        """Files of the episodes that were trained on, by step."""
+        return [file for file in episode_files(self.path) if file.name.startswith(TRAINING)]
+
+    def held_out_files(self) -> list[Path]:
+        """Files of the episodes of evaluations, by step."""
+        return [file for file in episode_files(self.path) if not file.name.startswith(TRAINING)]
 
     def credited_steps(self) -> list[int]:
         """Training steps whose credit was stored."""
@@ -124,6 +131,12 @@ class RunFolder:
         for episode in read_episodes(file):
             yield Shown(episode, credit.get(episode.episode_id, {}))
 
+    def episode(self, episode_id: str) -> Shown:
+        """An episode by its name, the newest. Raises ``UsageError`` where there is none."""
+        episode = find_episode(self.path, episode_id)
+        trained = _TRAINED.match(episode_id)
+        return Shown(episode, self.credit(int(trained[1])).get(episode_id, {}) if trained else {})
+
 
 def read_lines(path: Path) -> Iterator[Row]:
     """The rows of a file of JSON lines; nothing where it is absent. Only the last line may be torn:
@@ -138,10 +151,6 @@ def read_lines(path: Path) -> Iterator[Row]:
                 if not line.endswith("\n"):
                     return
                 raise UsageError(f"{path}: line {number} is not JSON: {error.msg}") from None
-
-
-def _kind(path: Path) -> str:
-    return path.stem.partition("-")[0]
 
 
 def _no_run(path: Path) -> UsageError:

@@ -31,14 +31,11 @@ class KVCache:
         """Make room for slots ``0 .. slots-1`` with ``length`` tokens each."""
         if slots <= self.slots and length <= self.length:
             return
-        kept_slots, kept_length = self.slots, self.length
-        self.slots = _grown(self.slots, slots, self._max_slots)
-        self.length = _grown(self.length, length, self._max_length)
-        for layer, pair in self._layers.items():
-            keys, values = (self._empty(old) for old in pair)
-            for new, old in zip((keys, values), pair, strict=True):
-                new[:kept_slots, :, :kept_length] = old
-            self._layers[layer] = keys, values
+        slots = _grown(self.slots, slots, self._max_slots)
+        length = _grown(self.length, length, self._max_length)
+        for layer, (keys, values) in self._layers.items():
+            self._layers[layer] = _enlarged(keys, slots, length), _enlarged(values, slots, length)
+        self.slots, self.length = slots, length
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Give ``targets`` the first ``length`` tokens of ``source``."""
@@ -83,9 +80,6 @@ class KVCache:
         _, heads, dim = like.shape
         return like.new_zeros(self.slots, heads, self.length, dim)
 
-    def _empty(self, old: Tensor) -> Tensor:
-        return old.new_zeros(self.slots, old.shape[1], self.length, old.shape[3])
-
 
 def _attend_bucket(
     queries: Tensor, key_cache: Tensor, value_cache: Tensor, bucket: Bucket, scale: float, window: int | None
@@ -108,6 +102,12 @@ def _rows(cache: Tensor, bucket: Bucket) -> Tensor:
     view = cache[:, :, : bucket.extent]
     # index_select copies whole rows: four times as fast here as indexing with a tensor
     return view[bucket.slots] if isinstance(bucket.slots, slice) else view.index_select(0, bucket.slots)
+
+
+def _enlarged(old: Tensor, slots: int, length: int) -> Tensor:
+    new = old.new_zeros(slots, old.shape[1], length, old.shape[3])
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new
 
 
 def _grown(size: int, needed: int, limit: int) -> int:

@@ -94,7 +94,8 @@ class Engine:
         deterministic: bool = False,
         lockstep_seconds: float = 60.0,
     ) -> None:
-        limit = model.config.get_text_config().max_position_embeddings
+        forward = build_forward(model)
+        limit: int = model.config.get_text_config().max_position_embeddings
         if max_context is not None and not 2 <= max_context <= limit:
             raise ValueError(f"max_context {max_context} must be 2 to {limit}, what the model was made for")
         if max_sequences < 1:
@@ -103,7 +104,7 @@ class Engine:
         self._vocabulary: int = embedding.weight.shape[0]
         self._deterministic, self._lockstep_seconds = deterministic, lockstep_seconds
         self._scheduler = Scheduler(
-            build_forward(model), model.device, max_context=max_context or limit, max_sequences=max_sequences
+            forward, model.device, max_context=max_context or limit, max_sequences=max_sequences
         )
         self._turnstile = threading.Condition()
         self._open: set[Lane] = set()
@@ -201,6 +202,10 @@ class Engine:
             raise RuntimeError(
                 f"sequence of episode {source.key.episode_id!r} is generating or closed: it cannot be forked"
             )
+        if source.failure is not None:
+            raise RuntimeError(
+                f"sequence of episode {source.key.episode_id!r} has failed and cannot be forked"
+            ) from source.failure
         fork = self.open(key)
         try:
             await self._command(lambda: self._scheduler.fork(source, fork._lane))
@@ -253,7 +258,10 @@ class Engine:
             if not self._running:
                 return False
             commands, self._commands = self._commands, []
-            jobs, self._jobs = self._jobs, []
+            ready = self._complete or not self._deterministic or late is not None
+            jobs: list[Job] = []
+            if ready:
+                jobs, self._jobs = self._jobs, []
         for function, future in commands:
             self._execute(function, future)
         if self._deterministic:
@@ -261,7 +269,7 @@ class Engine:
         self._scheduler.submit(jobs)
         if late is not None:
             self._publish(self._scheduler.fail_all(late))
-        elif not self._deterministic or self._complete:
+        elif ready:
             try:
                 outcomes = self._scheduler.step()
             except Exception as error:  # noqa: BLE001 - every waiting task gets it
@@ -274,12 +282,15 @@ class Engine:
         """Whether every open sequence is waiting for tokens."""
         return bool(self._pending) and len(self._pending) == len(self._open)
 
+    def _sleep(self) -> None:
+        self._asleep = True
+        self._turnstile.wait()
+        self._asleep = False
+
     def _await_jobs(self) -> None:
         """Sleep until there is work, then a moment longer for sequences that may come along."""
         while self._running and not self._commands and not self._jobs and self._scheduler.idle:
-            self._asleep = True
-            self._turnstile.wait()
-            self._asleep = False
+            self._sleep()
         if not self._jobs and not self._delivered:
             return
         until = time.monotonic() + GATHER_SECONDS
@@ -294,7 +305,7 @@ class Engine:
         until = time.monotonic() + self._lockstep_seconds
         while self._running and not self._commands and not self._complete:
             if not self._pending:
-                self._turnstile.wait()
+                self._sleep()
                 until = time.monotonic() + self._lockstep_seconds
             elif not self._turnstile.wait(max(0.0, until - time.monotonic())):
                 absent = sorted(lane.key.episode_id for lane in self._open - self._pending.keys())

@@ -22,7 +22,7 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 def slot_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -39,7 +39,7 @@ def slot_attention(
     if refused:
         raise ValueError(f"attention with {', '.join(refused)} is not supported")
     out = turnwise_cache.attend(
-        int(module.layer_idx),  # type: ignore[arg-type]
+        module.layer_idx,
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),

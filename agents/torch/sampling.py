@@ -74,7 +74,6 @@ def _filter(logits: Tensor, top_k: npt.NDArray[np.int64], top_p: Floats) -> Tens
     share = ordered.softmax(-1, dtype=torch.float64)
     before = share.cumsum(-1) - share
     ordered = ordered.masked_fill(before >= _column(top_p, before), float("-inf"))
-    ordered[:, 0] = logits.amax(-1)
     return torch.empty_like(logits).scatter_(1, order, ordered)
 
 

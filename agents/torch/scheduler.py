@@ -157,9 +157,7 @@ class Scheduler:
         if slot is None:
             return
         if lane.prefix is not None:
-            self._waiting = lane.prefix.followers + self._waiting
-            if self._prefixes.get(lane.prefix.key) is lane.prefix:
-                del self._prefixes[lane.prefix.key]
+            self._disband(lane.prefix)
         job = self._running.pop(slot, None)
         if job in self._chunking:
             self._chunking.remove(job)
@@ -183,7 +181,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether a step would do nothing."""
-        return not self._waiting and not self._running
+        return not self._running and not (self._waiting and self._free)
 
     def step(self) -> list[Outcome]:
         """Admit what is waiting, run one forward, draw one token per complete history."""
@@ -233,7 +231,12 @@ class Scheduler:
         lane.length += len(job.ids)
         self._table.begin(slot, lane.key.seed, job.sampling, job.stop, limit)
         self._running[slot] = job
-        if self._table.fed[slot] == 0:
+        return self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> Prefix | None:
+        """Put a started job behind the prefix it shares, if any, else among those to feed."""
+        lane = job.lane
+        if self._table.fed[_slot(lane)] == 0:
             key = (lane.key.group_id, job.feed.tobytes())
             prefix = self._prefixes.get(key)
             if prefix is not None:
@@ -242,6 +245,15 @@ class Scheduler:
             lane.prefix = self._prefixes[key] = Prefix(key, len(job.feed), lane)
         self._chunking.append(job)
         return None
+
+    def _disband(self, prefix: Prefix) -> None:
+        """Share a prefix no more, its leader being gone; who still waits for it finds another."""
+        if self._prefixes.get(prefix.key) is prefix:
+            del self._prefixes[prefix.key]
+        followers, prefix.followers = prefix.followers, []
+        for job in followers:
+            if not job.lane.closed:
+                self._enqueue(job)
 
     def _feed(self) -> tuple[Ints, list[Tensor]]:
         """Run one forward; the slots whose history is now complete, and their logits."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
-import os
-import socket
 import subprocess
-import sys
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from turnwise.sandbox.contract import (
     Backend,
     BackendUnavailable,
+    LimitExceeded,
     Probe,
     Sandbox,
     SandboxDied,
@@ -25,33 +23,23 @@ from turnwise.sandbox.contract import (
 from turnwise.sandbox.namespaces import probing
 from turnwise.sandbox.namespaces.box import NamespacesSandbox, ShellState
 from turnwise.sandbox.namespaces.channel import Head
-from turnwise.sandbox.namespaces.link import Link
+from turnwise.sandbox.namespaces.launch import launch, wait
+from turnwise.sandbox.namespaces.link import Link, Reply
 
 Defence = Literal[
-    "nested_pid", "dumpable", "resident_uid", "capabilities", "no_new_privs", "seccomp", "network", "close_files"
+    "nested_pid",
+    "dumpable",
+    "resident_uid",
+    "capabilities",
+    "no_new_privs",
+    "seccomp",
+    "network",
+    "title",
 ]
 """One protection of the resident or the host, as tests take it away."""
 
 START_DEADLINE = 20.0
 REQUEST_DEADLINE = 60.0
-BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
-
-
-def launch(config: Head) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a janitor; its process and our end of the connection to the hub."""
-    mine, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(BOOTSTRAP), str(theirs.fileno()), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},  # nothing of ours: it may hold secrets
-        )
-    channel.send(mine, config)
-    return process, mine
 
 
 class NamespacesBackend(Backend):
@@ -71,8 +59,76 @@ class NamespacesBackend(Backend):
     def probe(cls) -> Probe:
         return probing.probe(cls.name)
 
-    @property
-    def hub(self) -> Link:
+    # ------------------------------------------------------------ life
+    async def start(self) -> None:
+        self._process, sock = await asyncio.to_thread(launch, self._config)
+        self._link = Link(sock, "the hub of the namespaces backend")
+        try:
+            await self._link.expect(0, START_DEADLINE, "start")
+        except SandboxDied as error:
+            await self.close()
+            raise BackendUnavailable(f"namespaces: {error}. {probing.remedy(str(error))}") from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        for box in list(self._boxes.values()):
+            await box.close()
+        if self._link is not None:
+            self._link.close("the namespaces backend was closed")
+        if self._process is not None:
+            process, self._process = self._process, None
+            await asyncio.to_thread(wait, process)
+
+    async def request(self, op: str, **arguments: Any) -> Reply:
+        """Ask the hub. Whatever goes wrong there is its failure: a :class:`SandboxError`."""
         if self._link is None:
             raise SandboxDied("the namespaces backend is not running: start() it first")
-        return self._link
+        try:
+            return await self._link.call(op, timeout=REQUEST_DEADLINE, **arguments)
+        except (OSError, LimitExceeded, RuntimeError, ValueError) as error:
+            raise SandboxError(f"{op} failed in the hub: {error}") from error
+
+    # ------------------------------------------------------------ sandboxes
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        root = None if spec.root is None else str(await asyncio.to_thread(spec.root.resolve))
+        return await self._open(spec, None, limits=dataclasses.asdict(spec.limits), root=root, snapshot=None)
+
+    async def fork(self, snapshot: Snapshot) -> Sandbox:
+        state = self.recall(snapshot)
+        return await self._open(snapshot.spec, state, limits=None, root=None, snapshot=snapshot.name)
+
+    async def _open(self, spec: SandboxSpec, state: ShellState | None, **arguments: Any) -> Sandbox:
+        box = NamespacesSandbox(self, self.new_name("sandbox"), spec, state)
+        self._boxes[box.id] = box
+        try:
+            await box.replace("create", **arguments)
+        except BaseException:
+            await box.close()
+            raise
+        return box
+
+    async def destroy(self, box: NamespacesSandbox) -> None:
+        """For a sandbox that closes: end it in the hub, where that still runs."""
+        if self._boxes.pop(box.id, None) is not None and self._link is not None and self._link.death is None:
+            with contextlib.suppress(SandboxDied):  # the hub went, and the sandbox with it
+                await self.request("destroy", box=box.id)
+
+    # ------------------------------------------------------------ snapshots
+    def new_name(self, kind: str) -> str:
+        return f"{kind}-{next(self._names)}"
+
+    def remember(self, name: str, state: ShellState | None) -> None:
+        self._snapshots[name] = state
+
+    def recall(self, snapshot: Snapshot) -> ShellState | None:
+        """A snapshot's shell. Raises ``ValueError`` for one that was dropped or is another backend's."""
+        if snapshot.backend != self.name or snapshot.name not in self._snapshots:
+            raise ValueError(f"snapshot: {snapshot.name!r} was dropped or is of another backend")
+        return self._snapshots[snapshot.name]
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        self.recall(snapshot)
+        del self._snapshots[snapshot.name]
+        await self.request("drop", snapshot=snapshot.name)

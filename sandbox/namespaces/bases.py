@@ -17,10 +17,10 @@ from turnwise.sandbox.namespaces.syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY
 HOST = "/host"
 """Where the hub has the host's files."""
 SKELETON = "/skeleton"
-_FOLDERS = "usr etc proc dev tmp run run/shm root var var/tmp workspace".split()
+_FOLDERS = ["usr", "etc", "proc", "dev", "tmp", "run", "run/shm", "root", "var", "var/tmp", "workspace"]
 _SHARED_FOLDERS = ("tmp", "run/shm", "var/tmp")
-_LINKS = "bin sbin lib lib32 lib64 libx32".split()
-_COPIED = "ld.so.cache nsswitch.conf hosts alternatives localtime mime.types".split()
+_LINKS = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"]
+_COPIED = ["ld.so.cache", "nsswitch.conf", "hosts", "alternatives", "localtime", "mime.types"]
 _WRITTEN = {
     "passwd": "root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
@@ -38,7 +38,9 @@ def make_skeleton() -> None:
         if os.path.islink(f"{HOST}/{name}"):
             os.symlink(f"usr/{name}", f"{SKELETON}/{name}")
         elif os.path.isdir(f"{HOST}/{name}"):
-            raise OSError(f"/{name} is not a link into /usr on this machine: give sandboxes a root of their own")
+            raise OSError(
+                f"/{name} is not a link into /usr on this machine: give sandboxes a root of their own"
+            )
     for name in _COPIED:
         _copy(f"{HOST}/etc/{name}", f"{SKELETON}/etc/{name}")
     for name, text in _WRITTEN.items():
@@ -85,7 +87,13 @@ def _id_mapped(source: str, target: str, user_namespace: str) -> str:
 
 def complete(tree: int, ids: Range) -> None:
     """Make what a sandbox needs and an extracted root may lack, in its overlay."""
-    for name, mode in (("proc", 0o755), ("dev", 0o755), ("run", 0o755), ("run/shm", 0o1777), ("workspace", 0o755)):
+    for name, mode in (
+        ("proc", 0o755),
+        ("dev", 0o755),
+        ("run", 0o755),
+        ("run/shm", 0o1777),
+        ("workspace", 0o755),
+    ):
         try:
             os.mkdir(name, dir_fd=tree)
         except FileExistsError:

@@ -6,9 +6,8 @@ end of a new socket pair for the new one, the old connection is dropped.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from turnwise.sandbox.contract import (
     MiB,
     Sandbox,
     SandboxDied,
-    SandboxError,
     SandboxSpec,
     Snapshot,
 )
@@ -38,12 +36,14 @@ GRACE = 15.0
 
 
 class NamespacesSandbox(Sandbox):
-    def __init__(self, backend: NamespacesBackend, name: str, spec: SandboxSpec) -> None:
+    def __init__(
+        self, backend: NamespacesBackend, name: str, spec: SandboxSpec, shell_state: ShellState | None
+    ) -> None:
         self.id, self.spec = name, spec
         self._backend = backend
         self._link: Link | None = None
         self._closed = False
-        self._shell_state: ShellState | None = None
+        self._shell_state = shell_state
         self._relays: dict[str, Relay] = {}
 
     # ------------------------------------------------------------ requests
@@ -53,7 +53,9 @@ class NamespacesSandbox(Sandbox):
             raise SandboxDied(f"sandbox {self.id} is closed")
         return self._link
 
-    async def _ask(self, op: str, body: bytes = b"", *, timeout: float = FILE_DEADLINE, **arguments: Any) -> Reply:
+    async def _ask(
+        self, op: str, body: bytes = b"", *, timeout: float = FILE_DEADLINE, **arguments: Any
+    ) -> Reply:
         return await self._resident.call(op, body, timeout=timeout, **arguments)
 
     async def replace(self, op: str, **arguments: Any) -> Reply:
@@ -65,9 +67,15 @@ class NamespacesSandbox(Sandbox):
         mine, theirs = socket.socketpair()
         self._link = Link(mine, f"sandbox {self.id}")
         ready = self._link.expect(0, FILE_DEADLINE, op)
-        with theirs:
-            reply = await self._backend.request(op, fds=[theirs.fileno()], box=self.id, **arguments)
-        await ready
+        try:
+            with theirs:
+                reply = await self._backend.request(op, fds=[theirs.fileno()], box=self.id, **arguments)
+            await ready
+        except BaseException as error:
+            self._link.close(
+                f"sandbox {self.id} could not be started again ({op}): {error or type(error).__name__}"
+            )
+            raise
         return reply
 
     # ------------------------------------------------------------ commands
@@ -80,20 +88,21 @@ class NamespacesSandbox(Sandbox):
         stdin: bytes = b"",
         timeout: float = 60.0,
     ) -> ExecResult:
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [*command]
+        if not argv:
+            raise ValueError("command: an empty list names no program")
+        _refuse_nul("command", argv)
+        variables = dict(env or {})
+        _refuse_nul("env", [*variables, *variables.values()])
         reply = await self._ask(
-            "exec",
-            stdin,
-            timeout=timeout + GRACE,
-            command=command if isinstance(command, str) else list(command),
-            cwd=cwd,
-            env=dict(env or {}),
-            limit=timeout,
+            "exec", stdin, timeout=timeout + GRACE, argv=argv, cwd=cwd, env=variables, seconds=timeout
         )
         return _result(reply)
 
     async def shell(self, command: str, *, timeout: float = 60.0) -> ExecResult:
+        _refuse_nul("command", [command])
         reply = await self._ask(
-            "shell", timeout=timeout + GRACE, command=command, state=self._shell_state, limit=timeout
+            "shell", timeout=timeout + GRACE, command=command, state=self._shell_state, seconds=timeout
         )
         return _result(reply)
 
@@ -116,8 +125,9 @@ class NamespacesSandbox(Sandbox):
             at += size
         return files
 
-    async def list(self, path: str) -> list[FileInfo]:
-        return [FileInfo(**info) for info in (await self._ask("list", path=path)).head["entries"]]
+    async def list(self, path: str) -> tuple[FileInfo, ...]:
+        reply = await self._ask("list", path=path)
+        return tuple(FileInfo(**info) for info in reply.head["entries"])
 
     async def stat(self, path: str) -> FileInfo:
         return FileInfo(**(await self._ask("stat", path=path)).head["info"])
@@ -125,9 +135,9 @@ class NamespacesSandbox(Sandbox):
     async def delete(self, path: str) -> None:
         await self._ask("delete", path=path)
 
-    async def search(self, pattern: str, path: str = "/workspace", *, limit: int = 200) -> list[Match]:
+    async def search(self, pattern: str, path: str = "/workspace", *, limit: int = 200) -> tuple[Match, ...]:
         reply = await self._ask("search", pattern=pattern, path=path, limit=limit)
-        return [Match(*match) for match in reply.head["matches"]]
+        return tuple(Match(*match) for match in reply.head["matches"])
 
     # ------------------------------------------------------------ sockets
     async def expose(self, endpoint: Path, path: str) -> None:
@@ -174,8 +184,25 @@ class NamespacesSandbox(Sandbox):
         if self._closed:
             return
         self._closed = True
-        self._backend.forget(self)
         if self._link is not None:
             self._link.close(f"sandbox {self.id} is closed")
         await self._unexpose()
-        await self._backend.destroy(self.id)
+        await self._backend.destroy(self)
+
+
+def _refuse_nul(name: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        if "\0" in text:
+            raise ValueError(f"{name}: {text!r} contains a NUL character, which ends a string there")
+
+
+def _result(reply: Reply) -> ExecResult:
+    head, (size, *_) = reply.head, reply.head["lengths"]
+    return ExecResult(
+        exit_code=head["code"],
+        stdout=reply.body[:size],
+        stderr=reply.body[size:],
+        timed_out=head["timed_out"],
+        truncated=head["truncated"],
+        limit=head["limit"],
+    )

@@ -162,8 +162,9 @@ class Cgroups:
             finally:
                 os.close(lease)
 
-    def group(self, name: str) -> Group:
-        return Group(self.version, [f"{top}/{self._name}/{name}" for top in self._tops])
+    def group(self, name: str, host: str) -> Group:
+        """A new group; ``host`` is where the caller sees the host's root directory."""
+        return Group(self.version, [f"{host}{top}/{self._name}/{name}" for top in self._tops])
 
     def remove(self) -> None:
         """Everything of this hub, whose processes are all gone or dying."""
@@ -176,7 +177,11 @@ class Cgroups:
             if os.path.exists(f"{path}/cgroup.kill"):
                 write_file(f"{path}/cgroup.kill", "1")
             for _ in _retry(5.0):
-                children = [entry.path for entry in os.scandir(path) if entry.is_dir()] if os.path.isdir(path) else []
+                children = (
+                    [entry.path for entry in os.scandir(path) if entry.is_dir()]
+                    if os.path.isdir(path)
+                    else []
+                )
                 if all([_rmdir(child) for child in children]) and _rmdir(path):
                     break
 

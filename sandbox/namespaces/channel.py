@@ -83,7 +83,12 @@ class LimitError(Exception):
 def describe(error: BaseException) -> Head:
     """An exception as the ``error`` of a reply; :func:`turnwise.sandbox.namespaces.link.raised` undoes it."""
     if isinstance(error, OSError):
-        return {"kind": "os", "errno": error.errno or 0, "message": error.strerror or str(error), "path": error.filename}
+        return {
+            "kind": "os",
+            "errno": error.errno or 0,
+            "message": error.strerror or str(error),
+            "path": error.filename,
+        }
     if isinstance(error, LimitError):
         return {"kind": "limit", "resource": error.resource, "message": str(error)}
     return {"kind": type(error).__name__, "message": str(error)}

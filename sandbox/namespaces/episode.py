@@ -9,6 +9,7 @@ unmount, which waits for an RCU grace period.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -95,10 +96,8 @@ def _become(hub: socket.socket, config: Head) -> None:
 def _close_all_but(keep: int) -> None:
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2 and fd != keep:
-            try:
+            with contextlib.suppress(OSError):  # the one that listed them
                 os.close(fd)
-            except OSError:
-                pass  # the one that listed them
 
 
 def _prepare(config: Head) -> None:

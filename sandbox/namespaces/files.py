@@ -82,7 +82,7 @@ class Files:
             finally:
                 os.close(fd)
 
-    def list(self, head: Head, _: bytes) -> Answer:
+    def list_directory(self, head: Head, _: bytes) -> Answer:
         path = absolute(head["path"])
         with os.scandir(path) as entries:
             infos = [_info(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
@@ -173,18 +173,28 @@ def _info(name: str, status: os.stat_result) -> Head:
 
 
 def _delete_directory(top: str) -> None:
-    """A whole tree, however deep. Each directory is read twice at most: the agent may be filling it."""
+    """A whole tree, closed directories included. Each is emptied twice at most: the agent may fill it."""
     stack = [(top, False)]
     while stack:
         path, emptied = stack.pop()
-        below = []
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                elif not emptied:
-                    below.append((entry.path, False))
-        if below:
-            stack += [(path, True), *below]
+        try:
+            below = _unlink_files(path)
+        except PermissionError:
+            os.chmod(path, 0o700)
+            below = _unlink_files(path)
+        if below and not emptied:
+            stack += [(path, True), *((directory, False) for directory in below)]
         else:
             os.rmdir(path)
+
+
+def _unlink_files(path: str) -> list[str]:
+    """Empty a directory of all but the directories in it, and tell these."""
+    below = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.path)
+            else:
+                os.unlink(entry.path)
+    return below

@@ -38,7 +38,9 @@ from turnwise.sandbox.namespaces.syscalls import (
     remount_bind,
 )
 
-_DEVICES = "null zero full random urandom tty".split()
+_FOLDERS = ["proc", "dev", "dev/pts", "layers", "bases"]
+_FOLDERS += ["stage", "stage/proc", "stage/dev", "stage/usr", "stage/root"]
+_DEVICES = ["null", "zero", "full", "random", "urandom", "tty"]
 _DEVICE_LINKS = {
     "ptmx": "pts/ptmx",
     "fd": "/proc/self/fd",
@@ -128,7 +130,7 @@ class Hub:
         if self._cgroups is None:
             return None
         self._groups += 1
-        group = self._cgroups.group(str(self._groups))
+        group = self._cgroups.group(str(self._groups), bases.HOST)
         group.limit(limits)
         return group
 
@@ -160,16 +162,18 @@ class Hub:
         """A new episode in the same slot, built while the old one dies."""
         box = self._boxes[head["box"]]
         lowers = self._snapshots[head["snapshot"]].layers if head["snapshot"] else []
-        old = self._episode(box)
+        old, box.episode = self._episode(box), None
         self._kill(old)
-        box.episode = self._start(box, lowers, self._ids(lowers), fds[0])
-        self._reap(old)
+        try:
+            box.episode = self._start(box, lowers, self._ids(lowers), fds[0])
+        finally:
+            self._reap(old)
         return {}
 
     def _snapshot(self, head: Head, fds: list[int]) -> Head:
         """Freeze what an episode wrote: it becomes a lower layer, and the sandbox goes on above it."""
         box = self._boxes[head["box"]]
-        old = self._episode(box)
+        old, box.episode = self._episode(box), None
         self._kill(old)
         self._reap(old)
         layers = old.layers
@@ -198,10 +202,12 @@ class Hub:
         return {}
 
     def _destroy(self, head: Head, fds: list[int]) -> Head:
-        box = self._boxes.pop(head["box"])
-        episode = self._episode(box)
-        self._kill(episode)
-        self._reap(episode)
+        """End a sandbox; one that could not be created may be unknown."""
+        box = self._boxes.pop(head["box"], None)
+        episode = box.episode if box is not None else None
+        if episode is not None:
+            self._kill(episode)
+            self._reap(episode)
         return {}
 
     def _episode(self, box: Box) -> Episode:
@@ -245,7 +251,7 @@ def _make_root() -> None:
     os.mkdir("/tmp/host")
     pivot_root("/tmp", "/tmp/host")
     os.chdir("/")
-    for name in "proc dev dev/pts stage stage/proc stage/dev stage/usr stage/root layers bases".split():
+    for name in _FOLDERS:
         os.mkdir("/" + name)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for name in _DEVICES:  # bound, as mknod is refused to a user namespace

@@ -34,6 +34,8 @@ def main(fd: int, owner: int) -> None:
             return
         config = next((head for head, _, _ in decoder.frames()), None)
     config["root"] = os.geteuid() == 0
+    if "title" not in config["without"]:
+        syscalls.set_title("sandbox")
     try:
         groups = _cgroups(config)
         try:

@@ -58,7 +58,9 @@ class Stream:
 class Job:
     """A command under its exec-init (``pid``): what it prints and when it must end."""
 
-    def __init__(self, selector: selectors.BaseSelector, pid: int, streams: list[Stream], ended: Ended) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, pid: int, streams: list[Stream], ended: Ended
+    ) -> None:
         self.pid, self.streams, self._ended = pid, streams, ended
         self.pidfd = os.pidfd_open(pid)
         self.reply: Reply | None = None

@@ -58,7 +58,9 @@ def overlay(upper: Layer, lowers: list[Layer], base: str, user: bool) -> int:
     Detached, it appears in no namespace of ours and needs no unmounting. ``lowerdir+``, one option
     a layer, needs Linux 6.8; joined in one option the paths would exceed its 255 bytes.
     """
-    options: list[tuple[str, str | None]] = [("lowerdir+", path) for path in (*(x.path + "/u" for x in lowers), base)]
+    options: list[tuple[str, str | None]] = [
+        ("lowerdir+", path) for path in (*(x.path + "/u" for x in lowers), base)
+    ]
     options += [("upperdir", upper.path + "/u"), ("workdir", upper.path + "/w"), ("volatile", None)]
     if user:
         options.append(("userxattr", None))

@@ -63,7 +63,9 @@ class Link:
             raise SandboxDied(self.death)
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[number] = future
-        timer = self._loop.call_later(timeout, self.close, f"{self._name}: no answer to {what} in {timeout:g} s")
+        timer = self._loop.call_later(
+            timeout, self.close, f"{self._name}: no answer to {what} in {timeout:g} s"
+        )
 
         def done(_: asyncio.Future[Reply]) -> None:
             timer.cancel()

@@ -1,1 +1,97 @@
-"""Whether namespaces work on this machine: by starting one sandbox and ending it."""
+"""Whether namespaces work on this machine: by starting one sandbox in them and ending it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import socket
+
+from turnwise.sandbox.contract import Limits, Probe
+from turnwise.sandbox.namespaces import channel
+from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces.launch import launch, wait
+
+_DEADLINE = 20.0
+_NAMESPACES = (
+    "Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 "
+    "kernel.apparmor_restrict_unprivileged_userns=0), or run as root; in a container start that with "
+    "--privileged."
+)
+_KERNEL = "Linux 6.8 or newer is needed (overlayfs's lowerdir+, id-mapped tmpfs)."
+
+
+def remedy(failure: str) -> str:
+    """What to do about the message of a failed start."""
+    if "overlay" in failure or "id-mapped" in failure:
+        return _KERNEL
+    return _NAMESPACES
+
+
+def probe(name: str) -> Probe:
+    if platform.system() != "Linux":
+        return Probe(
+            name, False, f"namespaces are Linux's, this is {platform.system()}", "Use docker or process."
+        )
+    try:
+        hub = _try()
+    except OSError as error:
+        return Probe(name, False, str(error), remedy(str(error)))
+    lost = (
+        []
+        if hub["cgroups"]
+        else ["memory and processor time of the whole sandbox (each process has rlimits)"]
+    )
+    if os.geteuid() != 0:
+        lost.append("an id range of its own for each sandbox (an ordinary user has one id)")
+    who = "root" if os.geteuid() == 0 else "an ordinary user"
+    return Probe(
+        name, True, f"Linux {platform.release()}, as {who}", "" if hub["cgroups"] else _cgroups(), tuple(lost)
+    )
+
+
+def _cgroups() -> str:
+    if os.geteuid() != 0:
+        return "Run as root for cgroup limits."
+    return "Mount /sys/fs/cgroup writable, with the memory, cpu and pids controllers enabled."
+
+
+def _try() -> Head:
+    """Start a hub and one sandbox; what the hub said of itself. Raises ``OSError``."""
+    process, connection = launch({"spares": 0, "without": []})
+    mine, theirs = socket.socketpair()
+    try:
+        with connection, mine, theirs:
+            hub = _news(connection)
+            limits = dataclasses.asdict(Limits())
+            create = {
+                "id": 1,
+                "op": "create",
+                "box": "probe",
+                "limits": limits,
+                "root": None,
+                "snapshot": None,
+            }
+            channel.send(connection, create, fds=[theirs.fileno()])
+            _news(connection)
+            theirs.close()
+            _news(mine)
+            return hub
+    finally:
+        wait(process)
+
+
+def _news(sock: socket.socket) -> Head:
+    """The next frame."""
+    sock.settimeout(_DEADLINE)
+    decoder = channel.Decoder()
+    while True:
+        alive = decoder.receive(sock)
+        for head, _, _ in decoder.frames():
+            if "fatal" in head:
+                raise OSError(head["fatal"])
+            if "error" in head:
+                raise OSError("{message} {path}".format(**{"path": "", **head["error"]}))
+            return head
+        if not alive:
+            raise OSError("the far side ended without a word")

@@ -76,7 +76,7 @@ class Launcher:
         self._drop_privileges()
         os.chdir(cwd)
         try:
-            child = os.posix_spawnp(argv[0], argv, env, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
+            child = os.posix_spawnp(argv[0], [*argv], env, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
         except FileNotFoundError as error:
             _complain(error)
             os._exit(NOT_FOUND)
@@ -90,7 +90,9 @@ class Launcher:
     def _drop_privileges(self) -> None:
         keep_capabilities = "capabilities" in self._without
         if not keep_capabilities:
-            syscalls.set_securebits(syscalls.SECURE_NOROOT | syscalls.SECURE_NO_SETUID_FIXUP | syscalls.SECURE_LOCKED)
+            syscalls.set_securebits(
+                syscalls.SECURE_NOROOT | syscalls.SECURE_NO_SETUID_FIXUP | syscalls.SECURE_LOCKED
+            )
             syscalls.drop_bounding_set()
         if self._many_ids:
             os.setgroups([])
@@ -121,5 +123,7 @@ def _at_most(kind: int, most: int) -> int:
 
 def _complain(error: BaseException) -> None:
     """On the command's standard error, as a shell would."""
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    text = (
+        f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    )
     os.write(2, f"sandbox: {text}\n".encode(errors="replace"))

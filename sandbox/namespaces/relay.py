@@ -42,22 +42,20 @@ class Relay:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_copy(inside, outside))
                     group.create_task(_copy(outside, inside))
-            except OSError:
-                pass  # the endpoint refused: the agent sees its connection end
+            except* OSError:
+                pass  # refused, or broken off: the agent sees its connection end
 
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
         self._listener.close()
+        if not self._task.cancelled():
+            self._task.result()
 
 
 async def _copy(source: socket.socket, target: socket.socket) -> None:
-    """One direction, to its end, which is passed on; a broken connection is an end."""
+    """One direction, to its end, which is passed on."""
     loop = asyncio.get_running_loop()
-    try:
-        while data := await loop.sock_recv(source, _CHUNK):
-            await loop.sock_sendall(target, data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        for sock in (source, target):
-            sock.close()
+    while data := await loop.sock_recv(source, _CHUNK):
+        await loop.sock_sendall(target, data)
+    target.shutdown(socket.SHUT_WR)

@@ -13,6 +13,7 @@ import functools
 import os
 import selectors
 import socket
+import stat
 import time
 from collections.abc import Callable
 
@@ -26,7 +27,9 @@ from turnwise.sandbox.namespaces.shell import Shell
 
 
 class Resident:
-    def __init__(self, connection: socket.socket, launcher: Launcher, orders: Head, counters: list[int]) -> None:
+    def __init__(
+        self, connection: socket.socket, launcher: Launcher, orders: Head, counters: list[int]
+    ) -> None:
         self._connection, self._launcher = connection, launcher
         self._output: int = orders["limits"]["output"]
         self._version = {1: V1, 2: V2, None: None}[orders["cgroup_version"]]
@@ -41,7 +44,7 @@ class Resident:
             "read": files.read,
             "write": files.write,
             "write_tree": files.write_tree,
-            "list": files.list,
+            "list": files.list_directory,
             "stat": files.stat,
             "delete": files.delete,
             "search": functools.partial(search.search, files),
@@ -57,7 +60,9 @@ class Resident:
                 if self._selector.get_map().get(key.fileobj) is key:  # not closed by one before it
                     key.data()
             now = time.monotonic()
-            for job in [job for job in self._jobs.values() if job.deadline is not None and job.deadline <= now]:
+            for job in [
+                job for job in self._jobs.values() if job.deadline is not None and job.deadline <= now
+            ]:
                 job.timed_out = True
                 job.kill()
 
@@ -91,14 +96,14 @@ class Resident:
 
     # ------------------------------------------------------------ commands
     def _exec(self, head: Head, body: bytes) -> None:
-        command = head["command"]
-        argv = command if isinstance(command, list) else ["/bin/sh", "-c", command]
-        env = {**ENVIRONMENT, **head["env"]}
-        _refuse_nul([*argv, *env.keys(), *env.values()])
+        cwd = absolute(head["cwd"])
+        if not stat.S_ISDIR(os.stat(cwd).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), cwd)
         stdin = _stdin(body)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         try:
-            pid = self._launcher.spawn(argv, env, absolute(head["cwd"]), (stdin, out_end, err_end))
+            env = {**ENVIRONMENT, **head["env"]}
+            pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end))
         except OSError:
             os.close(out)
             os.close(err)
@@ -111,7 +116,7 @@ class Resident:
 
     def _start(self, head: Head, job: Job) -> None:
         self._jobs[head["id"]] = job
-        job.begin(functools.partial(self._send, head["id"]), head["timeout"])
+        job.begin(functools.partial(self._send, head["id"]), head["seconds"])
 
     def _on_end(self, job: Job, code: int) -> None:
         self._forget(job)
@@ -128,7 +133,6 @@ class Resident:
         return exhausted(self._version, self._counters, self._seen) if self._version is not None else None
 
     def _run_in_shell(self, head: Head, _: bytes) -> None:
-        _refuse_nul([head["command"]])
         if self._shell is not None and self._shell.busy:
             raise RuntimeError("a command is already running in the shell of this sandbox")
         if self._shell is None:
@@ -143,6 +147,7 @@ class Resident:
         job = self._jobs.get(number)
         if job is not None and job.reply is not None:
             job.kill()
+            job.reap()
 
     # ------------------------------------------------------------ the end of all of it
     def _end_processes(self) -> int:
@@ -151,7 +156,9 @@ class Resident:
         own = {1, *jobs}
         if self._shell is not None:
             jobs[self._shell.job.pid] = self._shell.job
-            own |= {self._shell.job.pid} | (set() if self._shell.busy else set(_children(self._shell.job.pid)[:1]))
+            own |= {self._shell.job.pid} | (
+                set() if self._shell.busy else set(_children(self._shell.job.pid)[:1])
+            )
         count = len([name for name in os.listdir("/proc") if name.isdigit() and int(name) not in own])
         for job in jobs.values():
             job.kill()
@@ -177,18 +184,20 @@ class Resident:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with socket.socket(socket.AF_UNIX) as listener:
             try:
+                if stat.S_ISSOCK(os.lstat(path).st_mode):
+                    os.unlink(path)  # of an earlier resident, or exposed again
+            except FileNotFoundError:
+                pass
+            try:
                 listener.bind(path)
             except OSError as error:
-                raise OSError(error.errno or errno.EINVAL, error.strerror or str(error), path) from error
+                number = (
+                    errno.EEXIST if error.errno == errno.EADDRINUSE else error.errno or errno.ENAMETOOLONG
+                )
+                raise OSError(number, os.strerror(number), path) from error
             os.chmod(path, 0o777)
             listener.listen(64)
             channel.send(self._connection, {"id": number}, fds=[listener.fileno()])
-
-
-def _refuse_nul(texts: list[str]) -> None:
-    for text in texts:
-        if "\0" in text:
-            raise ValueError(f"{text!r} contains a NUL character")
 
 
 def _stdin(body: bytes) -> int:

@@ -9,6 +9,7 @@ early, but a status without the token of the command now running is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
@@ -45,7 +46,11 @@ class Shell:
         loop = _LOOP.replace("{state}", _STATE).replace("{run}", _RUN[program])
         self._script = os.memfd_create("script")
         null = os.open("/dev/null", os.O_RDONLY)
-        (output, printed), (commands, self._commands), (self._statuses, statuses) = os.pipe(), os.pipe(), os.pipe()
+        (output, printed), (commands, self._commands), (self._statuses, statuses) = (
+            os.pipe(),
+            os.pipe(),
+            os.pipe(),
+        )
         theirs = (null, printed, printed, commands, statuses, self._script)
         pid = launcher.spawn([program, "-c", loop], ENVIRONMENT if env is None else env, cwd, theirs)
         for fd in (null, printed, commands, statuses):
@@ -70,10 +75,8 @@ class Shell:
 
     def _tell(self, token: str) -> None:
         self._token = token
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended; the job's end answers
             os.write(self._commands, token.encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it has ended; the job's end answers
 
     def _status(self) -> int | None:
         """The exit status for the current token, if it has come."""

@@ -16,7 +16,15 @@ libc = ctypes.PyDLL(None, use_errno=True)
 
 _X86 = platform.machine() == "x86_64"
 _CLONE, _PIVOT_ROOT, _CAPSET = (56, 155, 126) if _X86 else (220, 41, 91)
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR, _OPENAT2 = 428, 429, 430, 431, 432, 442, 437
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR, _OPENAT2 = (
+    428,
+    429,
+    430,
+    431,
+    432,
+    442,
+    437,
+)
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -54,7 +62,9 @@ def clone(flags: int) -> int:
 
 
 # ------------------------------------------------------------------ mounts
-def mount(source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
+def mount(
+    source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None
+) -> None:
     arguments = (_bytes(source), _bytes(target), _bytes(kind), ctypes.c_ulong(flags), _bytes(data))
     _check(libc.mount(*arguments), f"mount {kind or source} on {target}")
 
@@ -116,6 +126,16 @@ def set_securebits(bits: int) -> None:
 def set_dumpable(on: bool) -> None:
     """Whether others of the same uid may ptrace us and open our /proc/PID/{fd,mem,environ}."""
     _check(_prctl(4, on), "set dumpable")
+
+
+def set_title(title: str) -> None:
+    """What ``ps`` shows, for this process and what it forks: not the paths and pids of its arguments."""
+    with open("/proc/self/stat") as file:
+        start, end = map(int, file.read().rpartition(")")[2].split()[45:47])
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, title.encode(), min(len(title), end - start - 1))
+    name = ctypes.create_string_buffer(title.encode())
+    _check(_prctl(15, ctypes.addressof(name)), "set process name")
 
 
 def die_with_parent() -> None:

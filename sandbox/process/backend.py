@@ -76,7 +76,7 @@ class ProcessBackend(Backend):
         self._sandboxes: set[ProcessSandbox] = set()
         self._snapshots: dict[str, Frozen] = {}
         self._directory: Path | None = None
-        self._keeper: Process | None = None
+        self.keeper: Process | None = None
 
     @classmethod
     def probe(cls) -> Probe:
@@ -93,7 +93,7 @@ class ProcessBackend(Backend):
         self._directory = await asyncio.to_thread(private_directory)
         ours, theirs = socket.socketpair()
         try:
-            self._keeper = await asyncio.create_subprocess_exec(
+            self.keeper = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-B", "-c", KEEPER),
                 *(str(theirs.fileno()), str(self._directory), str(Path(__file__).parent)),
                 stdin=DEVNULL,
@@ -137,14 +137,14 @@ class ProcessBackend(Backend):
             sandbox.closed = True
         self._sandboxes.clear()
         self.link.close()
-        if self._keeper is not None:
+        if self.keeper is not None:
             try:
                 async with asyncio.timeout(GRACE):
-                    await self._keeper.wait()
+                    await self.keeper.wait()
             except TimeoutError:
-                self._keeper.kill()
-                await self._keeper.wait()
-            self._keeper = None
+                self.keeper.kill()
+                await self.keeper.wait()
+            self.keeper = None
         if self._directory is not None:
             await asyncio.to_thread(remove, str(self._directory))  # the keeper did, unless it was killed
             self._directory = None
@@ -180,8 +180,8 @@ class ProcessBackend(Backend):
         return frozen.source
 
     def _place(self, name: str) -> Path:
-        if self._directory is None:
-            raise SandboxDied("the process backend is not running")
+        self.check()
+        assert self._directory is not None
         return self._directory / name
 
     def _add(self, spec: SandboxSpec) -> ProcessSandbox:

@@ -41,7 +41,10 @@ CHATML = """\
 {% endif %}
 {%- for message in messages %}
 {%- if message.role == 'user' or message.role == 'assistant' %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
+{{ message.content }}{% for c in message.tool_calls %}
+<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
 {% elif message.role == 'tool' %}
 {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user
 {% endif %}<tool_response>
@@ -59,6 +62,7 @@ SET = ToolSpec(
     description="Set a key.",
     parameters={"type": "object", "properties": {"key": {"type": "string"}, "value": {}}},
 )
+TOOL = ToolSpec(name="tool", description="", parameters={})
 TOOLS = (SET, ToolSpec(name="ls", description="", parameters={"type": "object", "properties": {}}))
 
 
@@ -258,9 +262,10 @@ def test_what_no_turn_says_is_refused(renderer: ChatRenderer, action: Action) ->
 )
 def test_any_words_can_be_read_or_are_refused_with_a_reason(words: str) -> None:
     try:
-        assert read_turn(words, TOOLS).kind in ("calls", "text")
+        kind = read_turn(words, TOOLS).kind
     except ValueError as error:
-        assert str(error)
+        kind = str(error)
+    assert kind
 
 
 # ---------------------------------------------------------------- other templates
@@ -292,16 +297,49 @@ def test_a_template_without_a_system_role_gets_the_guide_with_the_task() -> None
     )
 
 
+def test_a_template_with_another_form_of_calls_gets_the_tools_in_the_guide() -> None:
+    other = CHATML.replace('{"name": "{{', "<function={{")
+    renderer = ChatRenderer(chat_tokenizer(other))
+    shown = renderer.tokenizer.decode(renderer.opening("The guide.", opening_view("The task.")))
+    assert shown.startswith("<|im_start|>system\nThe guide.\n\n# Tools\n")
+    assert [json.loads(line) for line in shown.split("\n") if line.startswith('{"type"')] == schemas(TOOLS)
+    assert shown.endswith("The task.<|im_end|>\n<|im_start|>assistant\n")
+    (example,) = (part for part in shown.split("<tool_call>\n")[1:])
+    assert read_turn(f"<tool_call>\n{example.partition('</tool_call>')[0]}</tool_call>", (TOOL,)) == call(
+        "tool", key="value"
+    )
+    without = renderer.tokenizer.decode(renderer.opening("The guide.", opening_view("The task.", ())))
+    assert "# Tools" not in without
+
+
+def test_a_template_that_moves_the_system_message_gets_the_guide_with_the_task() -> None:
+    last = (
+        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n"
+        "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    )
+    renderer = ChatRenderer(chat_tokenizer(last))
+    ids = renderer.opening("The guide.", opening_view("The task.", ()))
+    assert "user\nThe guide.\n\nThe task.<|im_end|>" in renderer.tokenizer.decode(ids)
+
+
 def test_without_a_guide_there_is_no_system_message(renderer: ChatRenderer) -> None:
     ids = renderer.opening("", opening_view("Go.", ()))
     assert renderer.tokenizer.decode(ids) == "<|im_start|>user\nGo.<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_generation_prompt_that_opens_thinking_is_kept() -> None:
-    thinking = CHATML.replace(
-        "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}"
-    )
-    assert observation(thinking).endswith("<|im_start|>assistant\n<think>\n")
+def test_thinking_opened_by_the_generation_prompt_is_kept_and_not_read() -> None:
+    prompt = "<|im_start|>assistant\n<think>\n"
+    template = CHATML.replace("<|im_start|>assistant\n{% endif %}", prompt + "{% endif %}")
+    assert observation(template).endswith(prompt)
+    renderer = ChatRenderer(chat_tokenizer(template))
+    thought = 'I could <tool_call>{"name": "ls"}</tool_call>'
+    action, _ = renderer.parse(written(renderer, thought), TOOLS)
+    assert action == InvalidAction(text=thought, error="thinking was not closed")
+    closed = written(renderer, thought + '</think>{"name": "ls", "arguments": {}}')
+    assert renderer.parse(closed, TOOLS)[0] == call("ls")
+    demonstration = renderer.encode(call("ls"), TOOLS)
+    assert renderer.tokenizer.decode(demonstration).startswith("\n</think>\n\n<tool_call>")
 
 
 @pytest.mark.parametrize(

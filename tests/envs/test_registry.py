@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_a_name_belongs_to_one_class() -> None:
 
 
 def test_the_name_of_a_built_in_environment_is_not_to_be_had() -> None:
-    with pytest.raises(UsageError, match="'tools/configdesk' is taken by turnwise.envs.tools.configdesk"):
+    with pytest.raises(UsageError, match=r"'tools/configdesk' is taken by turnwise\.envs\.tools"):
         register(type("Fake", (Env,), {"name": "tools/configdesk"}))
 
 
@@ -110,6 +111,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "[turnwise.plugins]\nstranger = stranger_envs\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stranger_envs", raising=False)
     load_plugins.cache_clear()
     yield tmp_path / "stranger_envs.py"
     load_plugins.cache_clear()
@@ -127,8 +129,7 @@ def test_a_plugins_environment_is_found_by_name(plugin: Path) -> None:
     assert "stranger/game" in names()
 
 
-def test_a_broken_plugin_is_named(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(__import__("sys").modules, "stranger_envs", raising=False)
+def test_a_broken_plugin_is_named(plugin: Path) -> None:
     plugin.write_text("raise RuntimeError('no licence')\n")
     with pytest.raises(UsageError, match=r"plugin stranger \(stranger_envs\) failed to load: no licence"):
         names()

@@ -123,7 +123,7 @@ async def test_a_tool_that_returns_something_else_is_a_bug_of_the_environments()
     "function", [lambda self, n: str(n), lambda self, *words: "", lambda self, **words: ""]
 )
 def test_a_parameter_without_a_type_is_refused_when_the_class_is_made(function: Callable[..., str]) -> None:
-    with pytest.raises(TypeError, match="tool guess: parameter (n|words) needs a type"):
+    with pytest.raises(TypeError, match=r"tool guess: parameter (n|words) needs a type"):
         type("Untyped", (Env,), {"name": "test/untyped", "guess": tool(function)})
 
 

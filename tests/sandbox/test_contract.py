@@ -121,6 +121,14 @@ async def test_a_command_starts_where_it_is_told(sandbox: Sandbox) -> None:
     assert (await sandbox.exec("cat b/here", cwd="a")).stdout == b"found"
 
 
+async def test_a_directory_to_start_in_has_to_be_there(sandbox: Sandbox) -> None:
+    await sandbox.write("file", b"")
+    with pytest.raises(FileNotFoundError):
+        await sandbox.exec("true", cwd="/workspace/absent")
+    with pytest.raises(NotADirectoryError):
+        await sandbox.exec("true", cwd="/workspace/file")
+
+
 async def test_a_timeout_is_a_result_with_what_was_printed(sandbox: Sandbox) -> None:
     result = await sandbox.exec("echo early; sleep 1000", timeout=0.5)
     assert result == ExecResult(137, b"early\n", b"", timed_out=True)

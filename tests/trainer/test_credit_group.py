@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from turnwise.agents.trajectory import Episode
 
 Lab = SimpleNamespace
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 
 
 def by_group(episodes: list[Episode]) -> dict[str, list[float]]:

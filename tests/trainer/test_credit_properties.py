@@ -19,7 +19,7 @@ from turnwise.trainer.stage import stages
 from turnwise.trainer.table import TurnTable
 
 Lab = SimpleNamespace
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 CREDIT: dict[str, list[Any]] = {
     "outcome + grpo": ["outcome", "grpo"],
     "milestones + rloo": ["milestones", "rloo"],

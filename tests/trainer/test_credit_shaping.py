@@ -18,7 +18,7 @@ from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.table import TurnTable
 
 Lab = SimpleNamespace
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 FINISHED = st.just(EndReason.SUBMITTED)
 gammas = st.sampled_from([0.0, 0.5, 0.95, 1.0])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from turnwise.agents.trajectory import Episode
 
 Lab = SimpleNamespace
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 
 
 def test_outcome_is_the_score_and_milestones_add_their_share(lab: Lab) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from turnwise.trainer.grouping import Grouping
 
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 values = st.lists(st.tuples(st.integers(0, 3), st.floats(-10, 10)), min_size=1, max_size=20)
 
 

@@ -91,7 +91,7 @@ def test_another_kind_does_not_inherit_the_fields_of_the_last(quickstart: Recipe
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"stepz": 3}, "unknown field 'stepz'; did you mean 'steps'? (allowed: credit, "),
+    ({"stepz": 3}, "unknown field 'stepz'; did you mean 'steps'? (allowed: "),
     ({"rollout.gropu": 3}, "unknown field in rollout 'gropu'; did you mean 'group'? (allowed: concurrency"),
     ({"warm_start.gat": 0.1}, "unknown field in warm_start 'gat'; did you mean 'gate'?"),
     ({"model": {"hiden_size": 3}}, "unknown field in model.tiny 'hiden_size'; did you mean 'hidden_size'?"),

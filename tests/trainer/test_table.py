@@ -17,7 +17,7 @@ from turnwise.trainer.columns import base_columns
 from turnwise.trainer.table import TurnTable
 
 Lab = SimpleNamespace
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 
 
 def scored(turn: int, **values: float | None) -> StepRecord:

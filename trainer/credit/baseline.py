@@ -37,7 +37,7 @@ def turn_baseline(
     present = peers.spread(peers.size)
     alike = peers.spread(peers.alike(returns)) & ((present == episodes) | (over == "skip"))
     mean = peers.spread(peers.sum(returns)) / (episodes if over == "zero" else present)
-    centred = np.where(alike | (episodes == 1), 0.0, returns - mean)
+    centred = np.where(alike, 0.0, returns - mean)
     if not std:
         return {"advantage": centred}
     return {"advantage": centred / (t.by_group.spread(t.by_group.std(returns)) + eps)}

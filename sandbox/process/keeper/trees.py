@@ -9,6 +9,9 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 
+BINARY_PROBE = 8192
+"""A file with a NUL in this many of its first bytes is no text."""
+
 
 def remove(path: str) -> None:
     """Remove a file or a tree, directories closed to us included. To find nothing is no error."""
@@ -38,22 +41,20 @@ def regular_files(path: str) -> Iterator[str]:
 
 
 def search(pattern: str, path: str, limit: int) -> list[tuple[str, int, str]]:
-    """Lines that match, as (file, line number, line). A file with a NUL in its first block is no text."""
+    """Lines that match, as (file, line number, line), over all text files that we may read."""
     expression = re.compile(pattern)
     found: list[tuple[str, int, str]] = []
     for name in regular_files(path):
-        try:
-            with open(name, "rb") as file:
-                data = file.read()
-        except (FileNotFoundError, PermissionError):
-            continue
-        if b"\0" in data[:8192]:
-            continue
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
-            if len(found) == limit:
-                return found
-            if expression.search(line):
-                found.append((name, number, line))
+        with contextlib.suppress(FileNotFoundError, PermissionError), open(name, "rb") as file:
+            if b"\0" in file.read(BINARY_PROBE):
+                continue
+            file.seek(0)
+            for number, raw in enumerate(file, 1):
+                line = raw.rstrip(b"\r\n").decode("utf-8", "replace")
+                if len(found) == limit:
+                    return found
+                if expression.search(line):
+                    found.append((name, number, line))
     return found
 
 

@@ -1,0 +1,58 @@
+"""What a failure is told as: one line and an exit code, or None for a fault of ours, with its traceback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import NamedTuple
+
+import click
+
+TRAIN_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+class Explained(NamedTuple):
+    """A failure as the user is told of it."""
+
+    line: str
+    code: int
+
+
+def explain(error: BaseException) -> Explained | None:
+    """The line and the exit code for an error; None where only a traceback helps."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, click.ClickException):
+        return Explained(_one_line(error.format_message()), 2)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
+        return Explained(f"this needs {error.name}: pip install 'turnwise[train]'", 2)
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        return Explained(f"{error.strerror}{place}", 1)
+    from turnwise.envs.errors import UsageError
+    from turnwise.envs.session import EpisodeFailed
+    from turnwise.sandbox.contract import SandboxError
+
+    if isinstance(error, UsageError):
+        return Explained(_one_line(str(error)), 2)
+    if isinstance(error, SandboxError | EpisodeFailed):
+        return Explained(_one_line(str(error)), 1)
+    return None
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+class _Lines(logging.Handler):
+    """Warnings of the log as lines, written to wherever standard error goes at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: {_one_line(record.getMessage())}", file=sys.stderr)
+
+
+def install_warnings() -> None:
+    """Show the package's warnings as lines on standard error."""
+    logger = logging.getLogger("turnwise")
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines(logging.WARNING))
