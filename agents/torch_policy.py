@@ -105,7 +105,7 @@ class TorchActor:
         )
 
     def _feed(self, view: AgentView) -> tuple[Span, ...]:
-        self._tools = view.tools
+        self._tools = view.tools or self._tools
         if self._last is None:
             return (Span(self._renderer.opening(self._guide, view), "env"),)
         seen = Span(self._renderer.observation(view), "env")

@@ -19,6 +19,9 @@ from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
 from turnwise.sandbox.pool import Pool
 
+PATIENCE = 600.0
+"""Seconds a session waits for a sandbox: what the episodes before it may take."""
+
 
 class LocalEnvs:
     """``async with LocalEnvs() as envs, envs.open("tools/configdesk", seed=3) as env: …``"""
@@ -59,7 +62,7 @@ class LocalEnvs:
 
     async def acquire(self, spec: SandboxSpec) -> Sandbox:
         """A pristine sandbox of a kind, from its pool."""
-        return await (await self._pool(spec)).acquire()
+        return await (await self._pool(spec)).acquire(deadline=PATIENCE)
 
     async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
         """Copies of a sandbox; each is closed when it is released."""

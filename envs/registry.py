@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from pydantic import Field, JsonValue, ValidationError
 
 from turnwise.envs.env import Env
-from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.errors import UsageError, invalid, unknown
 from turnwise.envs.types import Model
 
 PLUGINS = "turnwise.plugins"
@@ -101,13 +101,7 @@ class EnvSpec(Model):
         try:
             return cls(cls.Options.model_validate(self.options))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            option = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                raise unknown(f"option of {self.name}", option, cls.Options.model_fields) from None
-            raise UsageError(
-                f"{self.name}: option {option}={first['input']!r}: {first['msg'].lower()}"
-            ) from None
+            raise invalid(f"options of {self.name}", error, cls.Options) from None
 
     def __str__(self) -> str:
         query = "&".join(f"{key}={value}" for key, value in self.options.items())

@@ -35,8 +35,8 @@ def pick_episodes(run: RunFolder) -> list[Pick]:
     step; each where there is one."""
     training, held_out = run.training_files(), run.held_out_files()
     wanted: list[tuple[str, list[Path], Callable[[Shown], bool]]] = [
-        ("Solved in training", training[::-1], solved),
-        ("Not solved in training", training[::-1], failed),
+        ("Solved", training[::-1], solved),
+        ("Not solved", training[::-1], failed),
         ("Held out, solved", held_out[::-1], solved),
         ("Held out, not solved", held_out[::-1], failed),
         ("How it began", training[:1], failed),

@@ -18,6 +18,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.run_folder import Run
+from turnwise.trainer.tracker import Tracker, Watcher
 from turnwise.viewer.charts import heat_map, shade
 from turnwise.viewer.credit_map import CreditMap, credit_maps
 from turnwise.viewer.episodes import Pick, pick_episodes
@@ -40,6 +43,24 @@ def write_report(run: Path | str) -> Path:
     scratch.write_text(page, encoding="utf-8")
     os.replace(scratch, target)
     return target
+
+
+async def train(
+    recipe: Recipe,
+    *,
+    env: str | None = None,
+    run: str | Path,
+    resume: bool = False,
+    trackers: Sequence[Tracker] = (),
+    watcher: Watcher | None = None,
+) -> Run:
+    """Train a recipe into a folder and write its report: :func:`turnwise.trainer.train.train`, which says
+    what the arguments are and what is raised."""
+    from turnwise.trainer import train as training
+
+    result = await training.train(recipe, env=env, run=run, resume=resume, trackers=trackers, watcher=watcher)
+    write_report(result.folder)
+    return result
 
 
 def render(run: RunFolder) -> str:

@@ -51,6 +51,11 @@ def printable(content: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", content.expandtabs(4))
 
 
+def first_sentence(content: str) -> str:
+    """The first sentence of a description."""
+    return " ".join(content.split()).partition(". ")[0].removesuffix(".")
+
+
 def action_text(turn: Turn) -> str:
     """What the agent did: its own words where it used any, else the action."""
     return turn.text or describe_action(turn.action)

@@ -65,7 +65,7 @@ def _copy(source: str, target: str) -> None:
 def base(root: str | None, ids: Range, user_namespace: str) -> str:
     """The path of a root as this range sees it. ``user_namespace`` is a file of one with its ids."""
     source = SKELETON if root is None else HOST + root
-    if ids.size == 1:
+    if ids.single:
         return source
     if root not in ids.bases:
         ids.bases[root] = _id_mapped(source, f"/bases/{ids.base}-{len(ids.bases)}", user_namespace)

@@ -1,4 +1,4 @@
-"""Starts the far side: ``python -I -S -B bootstrap.py CONNECTION_FD OWNER_PID``.
+"""Starts the far side: ``python -I -S bootstrap.py CONNECTION_FD OWNER_PID``.
 
 The far side runs on the standard library alone, whatever is installed beside the owner, and starts
 in a tenth of a second. So the packages above it are entered as bare names, without their

@@ -1,145 +1,74 @@
-"""How a resident comes to be: cloned ahead of time, given its files when an episode needs it.
+"""An episode, as the hub has it: a resident, the layer it writes and its cgroup.
 
-Cloning into seven new namespaces is the slow half (about 2 ms), so the hub keeps a few *spares* that
-did it: they wait on an empty stage with /proc, /dev and /usr. What makes one an episode's comes
-last, over a socket pair: ids (the maps of its user namespace, written by the hub), root (a detached
-overlay mount), cgroup and the connection to the owner. On that path there is no clone and no
-unmount, which waits for an RCU grace period.
+All three are made before anyone asks (a *spare*); what is left for the critical path is to fit them
+to a sandbox's limits, root, ids and lower layers. What waits for the kernel at its end is left as
+chores for the hub's pauses.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import gc
-import json
 import os
-import socket
-import struct
+import signal
+from collections.abc import Callable, Iterator
 
-from turnwise.sandbox.namespaces import channel, process, syscalls
-from turnwise.sandbox.namespaces.bases import HOST
+from turnwise.sandbox.namespaces import bases
+from turnwise.sandbox.namespaces.cgroups import V1, Cgroups
 from turnwise.sandbox.namespaces.channel import Head
-from turnwise.sandbox.namespaces.resident import Resident
-from turnwise.sandbox.namespaces.syscalls import (
-    MS_BIND,
-    MS_MOVE,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_RDONLY,
-    MS_REC,
-    NEWCGROUP,
-    NEWIPC,
-    NEWNET,
-    NEWNS,
-    NEWPID,
-    NEWUSER,
-    NEWUTS,
-    mount,
-    remount_bind,
-)
-
-STAGE = "/stage"
-RESIDENT_ID = 65000
-"""The resident's uid inside, where there is more than one: the agent's is 0."""
-NAMESPACES = NEWUSER | NEWPID | NEWNS | NEWNET | NEWIPC | NEWUTS | NEWCGROUP
+from turnwise.sandbox.namespaces.layers import Layer, hold, overlay, release
+from turnwise.sandbox.namespaces.ranges import Range
+from turnwise.sandbox.namespaces.stage import Stage, send_orders
 
 
-class Spare:
-    """The hub's end: a waiting process and the socket to tell it what it shall be."""
+class Episode:
+    def __init__(self, name: str, stage: Stage, cgroups: Cgroups | None) -> None:
+        self.layers = [Layer(name)]
+        self._group = cgroups.group(name, bases.HOST) if cgroups is not None else None
+        self._version = None if cgroups is None else 1 if cgroups.version is V1 else 2
+        self._pid, self._resident = stage.clone_resident()
 
-    def __init__(self, config: Head) -> None:
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        without_network = 0 if "network" in config["without"] else NEWNET
-        self.pid = syscalls.clone(NAMESPACES & ~NEWNET | without_network)
-        if self.pid == 0:
-            _become(theirs, config)
-        theirs.close()
+    def begin(self, limits: Head, root: str | None, lowers: list[Layer], ids: Range, connection: int) -> None:
+        """Start it over ``lowers`` (top first); the resident answers on ``connection``."""
+        own = self.layers[0]
+        own.fit(limits["disk"] - sum(layer.used() for layer in lowers), ids)
+        self.layers = [own, *lowers]
+        hold(self.layers)
+        ids.write_maps(self._pid)
+        base = bases.base(root, ids, f"/proc/{self._pid}/ns/user")
+        tree = overlay(own, lowers, base, user=ids.single)
+        try:
+            if root is not None:
+                bases.complete(tree, ids)
+            orders = {
+                "limits": limits,
+                "host_usr": root is None,
+                "many_ids": not ids.single,
+                "cgroup_version": self._version,
+                "joins": 0,
+            }
+            fds = [tree, connection]
+            if self._group is not None:
+                self._group.limit(limits)
+                orders["joins"] = len(self._group.joins)
+                fds += self._group.joins + self._group.counters
+            send_orders(self._resident, orders, fds)
+        finally:
+            os.close(tree)
+        if self._group is not None:
+            self._group.close()
 
-    @property
-    def user_namespace(self) -> str:
-        return f"/proc/{self.pid}/ns/user"
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
 
-    def give(self, orders: Head, fds: list[int]) -> None:
-        """Make it an episode's resident. ``fds``: root, connection, then as ``orders`` counts them."""
-        socket.send_fds(self._sock, [json.dumps(orders).encode()], fds)
-        self._sock.close()
+    def reap(self) -> None:
+        """Wait for the end of a killed one: its PID 1 is gone only when every process in it is."""
+        os.waitpid(self._pid, 0)
 
+    def chores(self) -> Iterator[Callable[[], bool]]:
+        """What is left to do after :meth:`reap`; each returns whether it is done."""
+        yield self._release
+        if self._group is not None:
+            yield self._group.remove
 
-def _become(hub: socket.socket, config: Head) -> None:
-    """In the child, for ever."""
-    connection = None
-    try:
-        _close_all_but(hub.fileno())
-        _prepare(config)
-        raw, fds, _, _ = socket.recv_fds(hub, 1 << 16, 16)
-        if not raw:
-            os._exit(0)
-        hub.close()
-        orders = json.loads(raw)
-        root, channel_fd, *rest = fds
-        connection = socket.socket(fileno=channel_fd)
-        _enter(root, orders)
-        gc.disable()  # it would only unshare pages with the hub
-        joins, counters = rest[: orders["joins"]], rest[orders["joins"] :]
-        resident = Resident(connection, process.Launcher(config, orders, joins), orders, counters)
-        channel.send(connection, {"id": 0, "ready": True})
-        resident.run()
-    except BaseException as error:  # noqa: BLE001  # this process has no caller: the owner is told
-        if connection is not None:
-            channel.send(connection, {"id": 0, "fatal": f"{type(error).__name__}: {error}"})
-    finally:
-        os._exit(1)
-
-
-def _close_all_but(keep: int) -> None:
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd != keep:
-            with contextlib.suppress(OSError):  # the one that listed them
-                os.close(fd)
-
-
-def _prepare(config: Head) -> None:
-    """All that needs neither ids nor files."""
-    syscalls.set_securebits(syscalls.SECURE_NO_SETUID_FIXUP)  # keep capabilities across uid changes
-    mount(STAGE, STAGE, None, MS_BIND)  # a mount of our own: inherited ones are locked
-    mount("proc", f"{STAGE}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    if "network" not in config["without"]:
-        syscalls.write_file(f"{STAGE}/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-    mount("/dev", f"{STAGE}/dev", None, MS_BIND | MS_REC)
-    # Read-only and with the devices read-only too: a touch of /dev/null would change the host's.
-    remount_bind(f"{STAGE}/dev", MS_RDONLY | MS_NOSUID | MS_NOEXEC)
-    mount(f"{HOST}/usr", f"{STAGE}/usr", None, MS_BIND)
-    remount_bind(f"{STAGE}/usr", MS_RDONLY | MS_NOSUID | MS_NODEV)
-    os.chdir(STAGE)
-    syscalls.pivot_root(".", ".")
-    syscalls.umount(".")  # the hub's whole tree, and the host's, are gone from here
-    os.chdir("/")
-    syscalls.set_hostname("sandbox")
-    if "network" not in config["without"]:
-        with socket.socket() as sock:  # bring the loopback interface up
-            fcntl.ioctl(sock, 0x8914, struct.pack("16sh22x", b"lo", 0x1 | 0x40))
-    os.umask(0o022)
-
-
-def _enter(root: int, orders: Head) -> None:
-    """Take on root directory and ids."""
-    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-    syscalls.move_mount(root, "/root")
-    os.close(root)
-    for name in ("proc", "dev", "usr") if orders["host_usr"] else ("proc", "dev"):
-        mount(f"/{name}", f"/root/{name}", None, MS_MOVE)
-    os.chdir("/root")
-    mount(".", "/", None, MS_MOVE)  # as switch_root does; below lies the empty stage
-    os.chroot(".")
-    os.chdir("/")
-    if orders["many_ids"]:
-        os.setgroups([])
-        uid = process.AGENT_ID if "resident_uid" in orders["without"] else RESIDENT_ID
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        syscalls.set_file_ids(process.AGENT_ID, process.AGENT_ID)
-    kept = process.RESIDENT_CAPABILITIES
-    syscalls.set_capabilities(kept, kept | {syscalls.CAP_DAC_READ_SEARCH})
-    syscalls.set_dumpable("dumpable" in orders["without"])
+    def _release(self) -> bool:
+        release(self.layers)
+        return True

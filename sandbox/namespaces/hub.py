@@ -11,20 +11,21 @@ namespace of its own with one id, and does without those three.
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import select
-import signal
 import socket
 from collections.abc import Callable
 
 from turnwise.sandbox import seccomp
 from turnwise.sandbox.namespaces import bases, channel, flatten
-from turnwise.sandbox.namespaces.cgroups import V1, Cgroups, Group
+from turnwise.sandbox.namespaces.cgroups import Cgroups
 from turnwise.sandbox.namespaces.channel import Head
-from turnwise.sandbox.namespaces.episode import Spare
-from turnwise.sandbox.namespaces.layers import Layer, hold, overlay, release
-from turnwise.sandbox.namespaces.ranges import Pool, Range
+from turnwise.sandbox.namespaces.episode import Episode
+from turnwise.sandbox.namespaces.layers import Layer, hold, release
+from turnwise.sandbox.namespaces.ranges import Pool
+from turnwise.sandbox.namespaces.stage import Stage
 from turnwise.sandbox.namespaces.syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -38,7 +39,7 @@ from turnwise.sandbox.namespaces.syscalls import (
     remount_bind,
 )
 
-_FOLDERS = ["proc", "dev", "dev/pts", "layers", "bases"]
+_FOLDERS = ["proc", "dev", "dev/pts", "usr", "layers", "bases"]
 _FOLDERS += ["stage", "stage/proc", "stage/dev", "stage/usr", "stage/root"]
 _DEVICES = ["null", "zero", "full", "random", "urandom", "tty"]
 _DEVICE_LINKS = {
@@ -51,13 +52,6 @@ _DEVICE_LINKS = {
 }
 _MOST_LAYERS = 16
 _MOST_CHORES = 100
-
-
-class Episode:
-    """A running resident, its layers (the one it writes first) and its cgroup."""
-
-    def __init__(self, pid: int, layers: list[Layer], group: Group | None) -> None:
-        self.pid, self.layers, self.group = pid, layers, group
 
 
 class Box:
@@ -82,14 +76,15 @@ class Hub:
         self._pool = Pool(self._is_root)
         self._boxes: dict[str, Box] = {}
         self._snapshots: dict[str, Frozen] = {}
-        self._spares: list[Spare] = []
-        self._layers = self._groups = 0
-        self._chores: list[Callable[[], object]] = []
+        self._spares: list[Episode] = []
+        self._count = 0
+        self._chores: list[Callable[[], bool]] = []
         self._decoder = channel.Decoder()
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         seccomp.program()
         _make_root()
+        self._stage = Stage(config)
         self._ops: dict[str, Callable[[Head, list[int]], Head]] = {
             "create": self._create,
             "replace": self._replace,
@@ -100,53 +95,24 @@ class Hub:
         }
 
     # ------------------------------------------------------------ the one mechanism
-    def _start(self, box: Box, lowers: list[Layer], ids: Range, connection: int) -> Episode:
-        """A resident over ``lowers`` (top first) and a fresh layer."""
-        self._layers += 1
-        size = box.limits["disk"] - sum(layer.used() for layer in lowers)
-        layers = [Layer(f"/layers/{self._layers}", size, ids), *lowers]
-        hold(layers)
-        spare = self._spares.pop(0) if self._spares else Spare(self._config)
-        ids.write_maps(spare.pid)
-        tree = overlay(layers[0], lowers, bases.base(box.root, ids, spare.user_namespace), not self._is_root)
-        if box.root is not None:
-            bases.complete(tree, ids)
-        group = self._new_group(box.limits)
-        orders = {
-            "limits": box.limits,
-            "host_usr": box.root is None,
-            "many_ids": self._is_root,
-            "without": self._config["without"],
-            "cgroup_version": None if self._cgroups is None else 1 if self._cgroups.version is V1 else 2,
-            "joins": len(group.joins) if group else 0,
-        }
-        spare.give(orders, [tree, connection, *(group.joins + group.counters if group else [])])
-        os.close(tree)
-        if group is not None:
-            group.close()
-        return Episode(spare.pid, layers, group)
+    def _start(self, box: Box, lowers: list[Layer], connection: int) -> Episode:
+        """An episode over ``lowers`` (top first) and a fresh layer, with the ids of its lineage."""
+        episode = self._spares.pop(0) if self._spares else self._spare()
+        ids = lowers[0].ids if lowers else self._pool.take()
+        episode.begin(box.limits, box.root, lowers, ids, connection)
+        return episode
 
-    def _new_group(self, limits: Head) -> Group | None:
-        if self._cgroups is None:
-            return None
-        self._groups += 1
-        group = self._cgroups.group(str(self._groups), bases.HOST)
-        group.limit(limits)
-        return group
+    def _spare(self) -> Episode:
+        return Episode(self._new_name(), self._stage, self._cgroups)
 
-    def _kill(self, episode: Episode) -> None:
-        os.kill(episode.pid, signal.SIGKILL)
+    def _new_name(self) -> str:
+        self._count += 1
+        return str(self._count)
 
-    def _reap(self, episode: Episode) -> None:
-        """Wait for a killed episode: its PID 1 is gone only when every process in it is."""
-        os.waitpid(episode.pid, 0)
-        self._chores.append(lambda: release(episode.layers))
-        if episode.group is not None:
-            self._chores.append(lambda: self._remove_group(episode.group))
-
-    def _remove_group(self, group: Group | None) -> None:
-        if group is not None and not group.remove():
-            self._chores.append(lambda: self._remove_group(group))
+    def _end(self, episode: Episode) -> None:
+        """After it was killed."""
+        episode.reap()
+        self._chores += episode.chores()
 
     # ------------------------------------------------------------ requests
     def _create(self, head: Head, fds: list[int]) -> Head:
@@ -154,7 +120,7 @@ class Hub:
         frozen = self._snapshots[head["snapshot"]] if head["snapshot"] else None
         box = Box(frozen.limits, frozen.root) if frozen else Box(head["limits"], head["root"])
         lowers = frozen.layers if frozen else []
-        box.episode = self._start(box, lowers, self._ids(lowers), fds[0])
+        box.episode = self._start(box, lowers, fds[0])
         self._boxes[head["box"]] = box
         return {}
 
@@ -163,19 +129,19 @@ class Hub:
         box = self._boxes[head["box"]]
         lowers = self._snapshots[head["snapshot"]].layers if head["snapshot"] else []
         old, box.episode = self._episode(box), None
-        self._kill(old)
+        old.kill()
         try:
-            box.episode = self._start(box, lowers, self._ids(lowers), fds[0])
+            box.episode = self._start(box, lowers, fds[0])
         finally:
-            self._reap(old)
+            self._end(old)
         return {}
 
     def _snapshot(self, head: Head, fds: list[int]) -> Head:
         """Freeze what an episode wrote: it becomes a lower layer, and the sandbox goes on above it."""
         box = self._boxes[head["box"]]
         old, box.episode = self._episode(box), None
-        self._kill(old)
-        self._reap(old)
+        old.kill()
+        self._end(old)
         layers = old.layers
         try:
             if len(layers) > _MOST_LAYERS:
@@ -183,12 +149,12 @@ class Hub:
             hold(layers)
             self._snapshots[head["snapshot"]] = Frozen(box.limits, box.root, layers)
         finally:
-            box.episode = self._start(box, layers, self._ids(layers), fds[0])
+            box.episode = self._start(box, layers, fds[0])
         return {"size": sum(layer.used() for layer in layers)}
 
     def _flatten(self, box: Box, layers: list[Layer]) -> Layer:
-        self._layers += 1
-        merged = Layer(f"/layers/{self._layers}", box.limits["disk"], layers[0].ids)
+        merged = Layer(self._new_name())
+        merged.fit(box.limits["disk"], layers[0].ids)
         try:
             flatten.merge([layer.path + "/u" for layer in layers], merged.path + "/u", user=not self._is_root)
         except OSError:
@@ -198,7 +164,7 @@ class Hub:
 
     def _drop(self, head: Head, fds: list[int]) -> Head:
         frozen = self._snapshots.pop(head["snapshot"])
-        self._chores.append(lambda: release(frozen.layers))
+        self._chores.append(functools.partial(_release, frozen.layers))
         return {}
 
     def _destroy(self, head: Head, fds: list[int]) -> Head:
@@ -206,8 +172,8 @@ class Hub:
         box = self._boxes.pop(head["box"], None)
         episode = box.episode if box is not None else None
         if episode is not None:
-            self._kill(episode)
-            self._reap(episode)
+            episode.kill()
+            self._end(episode)
         return {}
 
     def _episode(self, box: Box) -> Episode:
@@ -215,24 +181,31 @@ class Hub:
             raise RuntimeError("this sandbox could not be started")
         return box.episode
 
-    def _ids(self, lowers: list[Layer]) -> Range:
-        return lowers[0].ids if lowers else self._pool.take()
-
     # ------------------------------------------------------------ loop
     def serve(self) -> None:
         """Requests first; chores and spares in the pauses, so long as there are pauses."""
         channel.send(self._connection, {"id": 0, "cgroups": self._cgroups is not None})
+        stuck = False
         while True:
-            idle = not select.select([self._connection], [], [], 0)[0]
+            pause = 0.01 if stuck else 0.0
+            idle = not select.select([self._connection], [], [], pause)[0]
             if self._chores and (idle or len(self._chores) > _MOST_CHORES):
-                self._chores.pop(0)()
+                stuck = not self._do_chore()
             elif idle and len(self._spares) < self._config["spares"]:
-                self._spares.append(Spare(self._config))
+                self._spares.append(self._spare())
             elif not self._decoder.receive(self._connection):
                 return
             else:
                 for head, _, fds in self._decoder.frames():
                     self._answer(head, fds)
+
+    def _do_chore(self) -> bool:
+        """The oldest chore; False when it has to wait for the kernel."""
+        chore = self._chores.pop(0)
+        done = chore()
+        if not done:
+            self._chores.append(chore)
+        return done
 
     def _answer(self, head: Head, fds: list[int]) -> None:
         try:
@@ -242,6 +215,11 @@ class Hub:
         for fd in fds:
             os.close(fd)
         channel.send(self._connection, {"id": head["id"], **reply})
+
+
+def _release(layers: list[Layer]) -> bool:
+    release(layers)
+    return True
 
 
 def _make_root() -> None:

@@ -20,7 +20,7 @@ def launch(config: Head) -> tuple[subprocess.Popen[bytes], socket.socket]:
     mine, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(_BOOTSTRAP), str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-I", "-S", str(_BOOTSTRAP), str(theirs.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

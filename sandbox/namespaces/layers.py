@@ -10,7 +10,14 @@ from __future__ import annotations
 import os
 
 from turnwise.sandbox.namespaces.ranges import Range
-from turnwise.sandbox.namespaces.syscalls import MS_NODEV, MS_NOSUID, detached_mount, mount, umount
+from turnwise.sandbox.namespaces.syscalls import (
+    MS_NODEV,
+    MS_NOSUID,
+    MS_REMOUNT,
+    detached_mount,
+    mount,
+    umount,
+)
 
 MOUNT_NOSUID, MOUNT_NODEV = 2, 4
 LEAST = 1 << 20  # a full disk still takes a few small files
@@ -19,15 +26,28 @@ LEAST = 1 << 20  # a full disk still takes a few small files
 class Layer:
     """A tmpfs at ``path`` with the written files in ``u`` and overlayfs's work directory in ``w``."""
 
-    def __init__(self, path: str, size: int, ids: Range) -> None:
-        self.path, self.ids, self.refs = path, ids, 0
+    def __init__(self, name: str) -> None:
+        self.path, self.refs = f"/layers/{name}", 0
+        self._ids: Range | None = None
+        os.mkdir(self.path)
+        mount("tmpfs", self.path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+        for folder in ("/u", "/w"):
+            os.mkdir(self.path + folder, 0o755)
+
+    def fit(self, size: int, ids: Range) -> None:
+        """Give it its quota and its owner, before anything is written."""
+        self._ids = ids
         ids.refs += 1
-        os.mkdir(path)
         size = max(size, LEAST)
-        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},nr_inodes={size // 4096},mode=755")
-        for name in ("/u", "/w"):
-            os.mkdir(path + name, 0o755)
-        os.chown(path + "/u", ids.base, ids.base)
+        options = f"size={size},nr_inodes={size // 4096}"
+        mount(None, self.path, None, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)
+        os.chown(self.path + "/u", ids.base, ids.base)
+
+    @property
+    def ids(self) -> Range:
+        if self._ids is None:
+            raise RuntimeError(f"layer {self.path} has no ids yet")
+        return self._ids
 
     def used(self) -> int:
         """Bytes written, of files and of what the tmpfs keeps about them."""
@@ -37,7 +57,8 @@ class Layer:
     def destroy(self) -> None:
         umount(self.path)
         os.rmdir(self.path)
-        self.ids.release()
+        if self._ids is not None:
+            self._ids.release()
 
 
 def hold(layers: list[Layer]) -> None:
@@ -52,7 +73,7 @@ def release(layers: list[Layer]) -> None:
             layer.destroy()
 
 
-def overlay(upper: Layer, lowers: list[Layer], base: str, user: bool) -> int:
+def overlay(upper: Layer, lowers: list[Layer], base: str, *, user: bool) -> int:
     """A detached overlay mount of ``lowers`` (top first) over ``base``, written to ``upper``.
 
     Detached, it appears in no namespace of ours and needs no unmounting. ``lowerdir+``, one option

@@ -31,14 +31,19 @@ class Range:
         self.bases: dict[str | None, str] = {}
         """Where each root is mounted with its ids mapped to this range; kept for the next lineage."""
 
+    @property
+    def single(self) -> bool:
+        """Whether it is the one id of an ordinary user."""
+        return self.size == 1
+
     def release(self) -> None:
         self.refs -= 1
-        if self.refs == 0 and self.size == SIZE:
+        if self.refs == 0 and not self.single:
             self._pool.free.append(self)
 
     def write_maps(self, pid: int) -> None:
         """Map ids 0... of a process's new user namespace to this range."""
-        if self.size == 1:
+        if self.single:
             write_file(f"/proc/{pid}/setgroups", "deny")
         for kind in ("uid", "gid"):
             write_file(f"/proc/{pid}/{kind}_map", f"0 {self.base} {self.size}")

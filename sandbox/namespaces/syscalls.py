@@ -61,6 +61,15 @@ def clone(flags: int) -> int:
     return pid
 
 
+def unshare(flags: int) -> None:
+    _check(libc.unshare(flags), "unshare")
+
+
+def set_namespace(fd: int, kind: int) -> None:
+    """Enter the namespace that ``fd`` is; of mounts, at its root directory."""
+    _check(libc.setns(fd, kind), "setns")
+
+
 # ------------------------------------------------------------------ mounts
 def mount(
     source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None

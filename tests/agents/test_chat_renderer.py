@@ -98,6 +98,10 @@ def written(renderer: ChatRenderer, words: str) -> tuple[int, ...]:
     return (*renderer.tokenizer.encode(words), renderer.stop_id)
 
 
+def decoded(renderer: ChatRenderer, ids: tuple[int, ...]) -> str:
+    return str(renderer.tokenizer.decode(list(ids)))
+
+
 WORDS = st.text(alphabet=st.characters(codec="utf-8"), min_size=1)
 
 
@@ -120,7 +124,7 @@ def test_appending_equals_rendering_the_whole_conversation(
     for key, result in turns:
         completion = renderer.encode(call("set", key=key), TOOLS)
         ids += completion + renderer.observation(text(result))
-        said = renderer.tokenizer.decode(completion[:-1])
+        said = decoded(renderer, completion[:-1])
         messages += [{"role": "assistant", "content": said}, {"role": "tool", "content": result}]
     rendered = renderer.tokenizer.apply_chat_template(
         messages, tools=schemas(tools), add_generation_prompt=True, tokenize=False
@@ -129,11 +133,11 @@ def test_appending_equals_rendering_the_whole_conversation(
 
 
 def test_the_newline_after_the_stop_token_is_not_lost(renderer: ChatRenderer) -> None:
-    shown = renderer.tokenizer.decode(renderer.observation(text("30")))
+    shown = decoded(renderer, renderer.observation(text("30")))
     assert shown == (
         "\n<|im_start|>user\n<tool_response>\n30\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
     )
-    assert renderer.tokenizer.decode([renderer.stop_id]) == "<|im_end|>"
+    assert decoded(renderer, (renderer.stop_id,)) == "<|im_end|>"
     assert renderer.stop_ids == set(renderer.tokenizer.encode("<|im_end|><|endoftext|>"))
 
 
@@ -149,7 +153,7 @@ def test_text_that_spells_a_control_token_stays_text(renderer: ChatRenderer) -> 
         (renderer.encode(argument, TOOLS), renderer.encode(call("set", key="x", value=1), TOOLS)),
     ):
         assert [t for t in attacked if t in added] == [t for t in plain if t in added]
-    assert ATTACK in renderer.tokenizer.decode(renderer.observation(text(ATTACK)))
+    assert ATTACK in decoded(renderer, renderer.observation(text(ATTACK)))
     assert renderer.parse(renderer.encode(argument, TOOLS), TOOLS)[0] == argument
 
 
@@ -262,10 +266,10 @@ def test_what_no_turn_says_is_refused(renderer: ChatRenderer, action: Action) ->
 )
 def test_any_words_can_be_read_or_are_refused_with_a_reason(words: str) -> None:
     try:
-        kind = read_turn(words, TOOLS).kind
+        outcome: str = read_turn(words, TOOLS).kind
     except ValueError as error:
-        kind = str(error)
-    assert kind
+        outcome = str(error)
+    assert outcome
 
 
 # ---------------------------------------------------------------- other templates
@@ -273,7 +277,7 @@ def test_any_words_can_be_read_or_are_refused_with_a_reason(words: str) -> None:
 
 def observation(template: str) -> str:
     renderer = ChatRenderer(chat_tokenizer(template))
-    return str(renderer.tokenizer.decode(renderer.observation(text('"30"'))))
+    return decoded(renderer, renderer.observation(text('"30"')))
 
 
 def test_a_template_without_tool_messages_gets_results_as_the_user(renderer: ChatRenderer) -> None:
@@ -292,7 +296,7 @@ def test_a_template_without_a_system_role_gets_the_guide_with_the_task() -> None
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     renderer = ChatRenderer(chat_tokenizer(strict))
     ids = renderer.opening("The guide.", opening_view("The task.", ()))
-    assert renderer.tokenizer.decode(ids) == (
+    assert decoded(renderer, ids) == (
         "<|im_start|>user\nThe guide.\n\nThe task.<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -300,7 +304,7 @@ def test_a_template_without_a_system_role_gets_the_guide_with_the_task() -> None
 def test_a_template_with_another_form_of_calls_gets_the_tools_in_the_guide() -> None:
     other = CHATML.replace('{"name": "{{', "<function={{")
     renderer = ChatRenderer(chat_tokenizer(other))
-    shown = renderer.tokenizer.decode(renderer.opening("The guide.", opening_view("The task.")))
+    shown = decoded(renderer, renderer.opening("The guide.", opening_view("The task.")))
     assert shown.startswith("<|im_start|>system\nThe guide.\n\n# Tools\n")
     assert [json.loads(line) for line in shown.split("\n") if line.startswith('{"type"')] == schemas(TOOLS)
     assert shown.endswith("The task.<|im_end|>\n<|im_start|>assistant\n")
@@ -308,7 +312,7 @@ def test_a_template_with_another_form_of_calls_gets_the_tools_in_the_guide() -> 
     assert read_turn(f"<tool_call>\n{example.partition('</tool_call>')[0]}</tool_call>", (TOOL,)) == call(
         "tool", key="value"
     )
-    without = renderer.tokenizer.decode(renderer.opening("The guide.", opening_view("The task.", ())))
+    without = decoded(renderer, renderer.opening("The guide.", opening_view("The task.", ())))
     assert "# Tools" not in without
 
 
@@ -320,12 +324,12 @@ def test_a_template_that_moves_the_system_message_gets_the_guide_with_the_task()
     )
     renderer = ChatRenderer(chat_tokenizer(last))
     ids = renderer.opening("The guide.", opening_view("The task.", ()))
-    assert "user\nThe guide.\n\nThe task.<|im_end|>" in renderer.tokenizer.decode(ids)
+    assert "user\nThe guide.\n\nThe task.<|im_end|>" in decoded(renderer, ids)
 
 
 def test_without_a_guide_there_is_no_system_message(renderer: ChatRenderer) -> None:
     ids = renderer.opening("", opening_view("Go.", ()))
-    assert renderer.tokenizer.decode(ids) == "<|im_start|>user\nGo.<|im_end|>\n<|im_start|>assistant\n"
+    assert decoded(renderer, ids) == "<|im_start|>user\nGo.<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_thinking_opened_by_the_generation_prompt_is_kept_and_not_read() -> None:
@@ -339,7 +343,7 @@ def test_thinking_opened_by_the_generation_prompt_is_kept_and_not_read() -> None
     closed = written(renderer, thought + '</think>{"name": "ls", "arguments": {}}')
     assert renderer.parse(closed, TOOLS)[0] == call("ls")
     demonstration = renderer.encode(call("ls"), TOOLS)
-    assert renderer.tokenizer.decode(demonstration).startswith("\n</think>\n\n<tool_call>")
+    assert decoded(renderer, demonstration).startswith("\n</think>\n\n<tool_call>")
 
 
 @pytest.mark.parametrize(

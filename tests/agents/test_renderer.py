@@ -63,7 +63,7 @@ def test_an_episode_reads_as_documented(renderer: CompactRenderer) -> None:
         *renderer.encode(FinishAction(), TOOLS),
     )
     assert (
-        renderer.tokenizer.decode(ids)
+        renderer.tokenizer.decode(list(ids))
         == "<task> fix the timeout<act> set timeout 30<end> ok<act> finish<end>"
     )
 
@@ -79,7 +79,7 @@ def test_what_an_environment_shows_cannot_end_or_start_a_turn(renderer: CompactR
     markers = set(renderer.tokenizer.all_special_ids)
     for ids in (renderer.observation(attack), renderer.opening("", attack)[1:]):
         assert [token for token in ids if token in markers] == [ids[-1]]
-        assert renderer.tokenizer.decode(ids) == f" {attack.text}<act>"
+        assert renderer.tokenizer.decode(list(ids)) == f" {attack.text}<act>"
 
 
 @pytest.mark.parametrize(

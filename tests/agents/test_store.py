@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +23,7 @@ from turnwise.agents.store import (
     read_episodes,
     write_episodes,
 )
-from turnwise.agents.trajectory import Episode, Sampling, Span, Turn
+from turnwise.agents.trajectory import Episode, Sampling, Source, Span, Turn
 from turnwise.envs.errors import UsageError
 from turnwise.envs.types import (
     AgentView,
@@ -64,7 +64,7 @@ def few(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
 def spans(draw: st.DrawFn) -> Span:
     ids = draw(few(st.integers(0, 2**31)))
     logprobs = tuple(draw(FLOATS.map(lambda x: -abs(x))) for _ in ids)
-    source = draw(st.sampled_from(["policy", "env", "forced", "demo"]))
+    source = draw(st.sampled_from(get_args(Source)))
     if source == "policy":
         return Span(ids, source, draw(WORDS), logprobs, tuple(range(len(ids))))
     return Span(ids, source, logprobs=draw(st.sampled_from([None, logprobs])))
@@ -143,7 +143,7 @@ def test_what_is_read_is_what_was_written(episodes: list[Episode]) -> None:
 def episode(name: str = "train-1/0-0", **changes: Any) -> Episode:
     """Two turns: a call that reached a milestone, and the end."""
     sampled = Span((7, 8), "policy", "learner", (-0.1, -2.5), (3, 4))
-    common = {"episode_id": name, "group_id": "train-1/0"}
+    common: dict[str, Any] = {"episode_id": name, "group_id": "train-1/0"}
     terms = (RewardTerm(channel="validity", level=1, value=1.0),)
     outcome = RewardTerm(channel="outcome", level=0, value=None)
     record = StepRecord(turn=1, terms=(*terms, outcome), end=EndReason.SUBMITTED, score=1.0)

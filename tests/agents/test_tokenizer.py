@@ -20,7 +20,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
-    return [tokenizer.decode([token]) for token in tokenizer.encode(text)]
+    return [str(tokenizer.decode([token])) for token in tokenizer.encode(text)]
 
 
 KNOWN = st.sampled_from([" grep", " set", " timeout", "\n", "  ", " net.timeout", *MARKERS])

@@ -237,32 +237,6 @@ async def test_finish_says_what_ended_the_completion(model: PreTrainedModel) -> 
         assert (refused.finish, refused.ids, sequence.length) == ("context", (), 16)
 
 
-async def test_long_prompts_are_fed_in_chunks() -> None:
-    model = tiny({**QWEN3, "max_position_embeddings": 2048})
-    history = History()
-    async with Engine(model) as engine:
-        await history.turn(engine.open(key("a")), some_ids(1300, 1), Sampling(max_tokens=1))
-        assert engine.stats.forwards == 3
-    assert history.error(model) < 1e-4
-
-
-async def test_followers_outlive_the_leader_of_their_prefix() -> None:
-    model = tiny({**QWEN3, "max_position_embeddings": 4096})
-    prompt = some_ids(3000, 1)
-    async with Engine(model) as engine:
-        leader = engine.open(key("leader", group="g"))
-        led = asyncio.create_task(leader.generate(prompt, Sampling(), NO_STOP))
-        follower, history = engine.open(key("follower", group="g")), History()
-        following = asyncio.create_task(history.turn(follower, prompt, Sampling(max_tokens=3)))
-        while engine.stats.forwards == 0:
-            await asyncio.sleep(0.001)
-        leader.close()
-        with pytest.raises(asyncio.CancelledError):
-            await led
-        await following
-    assert history.error(model) < 1e-4
-
-
 async def test_more_sequences_than_slots_take_turns(model: PreTrainedModel) -> None:
     async with Engine(model, max_sequences=2) as engine:
         histories = await play_all(engine, list(range(7)))

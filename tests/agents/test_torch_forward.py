@@ -41,7 +41,7 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-FUSED = {
+FUSED: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 12, "tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": False},
     "llama": {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3_ROPE},
@@ -70,7 +70,7 @@ def make(kind: str, more: dict[str, Any], dtype: str = "float32") -> PreTrainedM
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     return model
 
 
@@ -81,6 +81,8 @@ def feed(forward: Forward, cache: KVCache, ids: Tensor, slots: list[int], cuts: 
     starts = np.zeros(len(slots), dtype=np.int64)
     for counts in zip(*cuts, strict=True):
         rows = np.flatnonzero(counts)
+        if not len(rows):
+            continue
         sizes = np.array(counts)[rows]
         rows = rows[np.lexsort((place[rows], width_class(sizes)))]
         sizes = np.array(counts)[rows]
@@ -118,7 +120,7 @@ def test_ragged_chunks_over_the_cache_give_the_models_own_logits(
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_how_a_history_is_cut_does_not_matter(data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, 5))
     slots = data.draw(st.lists(st.integers(0, 11), min_size=rows, max_size=rows, unique=True))
@@ -183,7 +185,8 @@ def test_sequence_logprobs_ignore_right_padding_and_carry_gradients() -> None:
         expected = torch.log_softmax(logits / temperature, -1)[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
         torch.testing.assert_close(sequence_logprobs(model, ids, temperature=temperature), expected)
     logprobs[0, 3].backward()
-    gradient = model.get_input_embeddings().weight.grad
+    embedding: Any = model.get_input_embeddings()
+    gradient = embedding.weight.grad
     assert gradient is not None
     assert gradient[ids[0, 0]].abs().sum() > 0
 

@@ -137,4 +137,6 @@ def test_a_value_is_replaced_in_place(lines: list[tuple[str, str, str, str]], ot
         assert changed == "\n".join(map("".join, wanted)).encode()
         assert value_of(changed, key) == other
         assert differences(changed, entries(data)) == ({} if other == old else {key: old})
-    assert with_value(data, "absent", other) is None
+    for key in ("absent", "# size", "# was", "[section]", ".*", ""):
+        assert value_of(data, key) is None
+        assert with_value(data, key, other) is None

@@ -135,7 +135,7 @@ def test_an_override_takes_its_bases_place_and_a_subclass_adds_behind() -> None:
             return "smooth"
 
         @tool
-        def cut(self, length: int) -> str:
+        def cut(self, length: int, tool_name: str = "") -> str:
             """Cut it finely."""
             return str(length)
 

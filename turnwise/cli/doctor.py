@@ -28,7 +28,7 @@ class Finding:
     """Protections that a sandbox backend lacks here."""
 
 
-@click.command()
+@click.command(short_help="What this machine can run.")
 def doctor() -> None:
     """Say what this machine can run, with the remedy for what it cannot.
 
@@ -74,7 +74,7 @@ def models() -> Iterator[Finding]:
     yield Finding("torch", torch is not None, torch or "needed to train and to run trained agents", train)
     gpus = gpu_names()
     if not gpus:
-        yield Finding("GPU", False, "no NVIDIA GPU found; a CPU is enough for the quickstart", "none needed")
+        yield Finding("GPU", False, "no NVIDIA GPU found; a CPU is enough for the quickstart")
     elif torch is not None and torch.endswith("+cpu"):
         detail = f"{', '.join(gpus)}, but torch {torch} computes on the CPU only"
         yield Finding("GPU", False, detail, "install a CUDA build of torch")
@@ -92,7 +92,7 @@ def tools() -> Iterator[Finding]:
     yield Finding("browser", browser is not None, browser or "chromium, for web environments", remedy)
     yield docker()
     arrow = installed("pyarrow")
-    yield Finding("pyarrow", arrow is not None, arrow or "for turnwise export", "pip install 'turnwise[export]'")
+    yield Finding("pyarrow", arrow is not None, arrow or "for export", "pip install 'turnwise[export]'")
 
 
 def docker() -> Finding:

@@ -10,10 +10,11 @@ from turnwise.cli.group import Commands
 
 if TYPE_CHECKING:
     from turnwise.envs.env import Env
-    from turnwise.envs.types import ToolSpec
+    from turnwise.envs.registry import EnvSpec
+    from turnwise.envs.types import AgentView, ToolSpec
 
 
-@click.group(cls=Commands, invoke_without_command=True)
+@click.group(cls=Commands, invoke_without_command=True, short_help="List environments, or show one.")
 @click.pass_context
 def envs(context: click.Context) -> None:
     """List environments; `envs show NAME` says what one is like.
@@ -26,7 +27,8 @@ def envs(context: click.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from turnwise.envs.env import describe
+    from inspect import getdoc
+
     from turnwise.envs.registry import env_class, names
     from turnwise.viewer.console import grid, make_console
     from turnwise.viewer.words import first_sentence
@@ -35,7 +37,7 @@ def envs(context: click.Context) -> None:
     for name in names():
         cls = env_class(name)
         tools, milestones = len(cls.interface.specs), len(cls.milestone_names())
-        table.add_row(name, str(tools), str(milestones), first_sentence(describe(cls)))
+        table.add_row(name, str(tools), str(milestones), first_sentence(getdoc(cls) or cls.description))
     make_console().print(table)
 
 
@@ -49,6 +51,7 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     NAME may carry options, as in 'tools/configdesk?level=3'.
     """
     import asyncio
+    import inspect
 
     from rich.padding import Padding
     from rich.text import Text
@@ -56,6 +59,7 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     from turnwise.cli.choices import check_backend
     from turnwise.envs.env import describe
     from turnwise.envs.registry import EnvSpec
+    from turnwise.envs.types import SPLITS
     from turnwise.viewer.console import make_console, pairs, view_text
 
     check_backend(backend)
@@ -73,20 +77,44 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     console.print(Text(str(spec), style="bold"))
     console.print(Padding(describe(type(env)), (0, 0, 0, 2)))
     section("Tools", [(signature(tool), tool.description) for tool in env.interface.specs])
-    section("Milestones", [(m.name, summary(m.function)) for m in env.interface.milestones])
+    section("Milestones", [(m.name, inspect.getdoc(m.function) or "") for m in env.interface.milestones])
     section("Reward channels", [(name, f"level {level}") for name, level in env.channels().items()])
     section("Options", options(env))
-    section("Tasks", [(s, f"{len(env.task_set(s)):,}") for s in ("train", "validation", "test")])
+    section("Tasks", [(part, f"{len(env.task_set(part)):,}") for part in SPLITS])
     view = asyncio.run(opening(spec, split, backend))
     section(
         f"A sample task, {task.id}",
-        [("instruction", task.public.instruction or "–"), ("first view", view_text(view)), limits(env, task)],
+        [("instruction", task.public.instruction or "–"), ("first view", view_text(view))],
     )
 
 
-async def opening(spec: Any, split: str, backend: str | None) -> Any:
+async def opening(spec: EnvSpec, split: str, backend: str | None) -> AgentView:
     """What the agent sees first in the split's first task."""
     from turnwise.envs.local import LocalEnvs
 
     async with LocalEnvs(backend=backend, capacity=1) as local, local.open(spec, split=split) as session:
         return await session.reset()
+
+
+def signature(tool: ToolSpec) -> str:
+    """A tool with its arguments, as in ``set(key: string, value: string)``."""
+    schema: dict[str, Any] = tool.parameters
+    required = schema.get("required", [])
+    arguments = [
+        f"{name}{'' if name in required else '?'}: {entry.get('type', 'any')}"
+        for name, entry in schema.get("properties", {}).items()
+    ]
+    return f"{tool.name}({', '.join(arguments)})"
+
+
+def options(env: Env) -> list[tuple[str, str]]:
+    """What can be chosen when the environment is opened."""
+    properties = type(env.options).model_json_schema().get("properties", {})
+    lines = []
+    for name, entry in properties.items():
+        bounds = [f"{entry[key]}" for key in ("minimum", "maximum") if key in entry]
+        words = [entry.get("type", ""), f"from {' to '.join(bounds)}" if len(bounds) == 2 else ""]
+        words += [f"one of {', '.join(map(str, entry['enum']))}" if "enum" in entry else ""]
+        words += [f"here {getattr(env.options, name)}", entry.get("description", "")]
+        lines.append((name, ", ".join(word for word in words if word)))
+    return lines

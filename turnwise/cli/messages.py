@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import NamedTuple
 
@@ -52,7 +53,8 @@ class _Lines(logging.Handler):
 
 
 def install_warnings() -> None:
-    """Show the package's warnings as lines on standard error."""
+    """Show the package's warnings as lines on standard error, and keep others' progress bars off it."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logger = logging.getLogger("turnwise")
     if not any(isinstance(handler, _Lines) for handler in logger.handlers):
         logger.addHandler(_Lines(logging.WARNING))

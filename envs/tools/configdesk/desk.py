@@ -44,7 +44,6 @@ from turnwise.sandbox.contract import Limits, MiB, SandboxSpec
 ROOT = "/workspace/conf"
 SIZES = {"train": 10_000, "validation": 1_000, "test": 1_000}
 VALUE = re.compile(r"[\w./+-]{1,40}", re.ASCII)
-KEY = re.compile(r"[a-z][\w.]*", re.ASCII)
 
 Value = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -141,7 +140,7 @@ class ConfigDesk(Env):
     async def get(self, key: str) -> str:
         """The value of a key of the open file."""
         _, data = await self._opened()
-        value = value_of(data, key) if KEY.fullmatch(key) else None
+        value = value_of(data, key)
         if value is None:
             raise ToolError("no key")
         self._saw({key: value})
@@ -153,7 +152,7 @@ class ConfigDesk(Env):
         name, data = await self._opened()
         if not VALUE.fullmatch(value):
             raise ToolError("bad value")
-        changed = with_value(data, key, value) if KEY.fullmatch(key) else None
+        changed = with_value(data, key, value)
         if changed is None:
             raise ToolError("no key")
         self.checked = False

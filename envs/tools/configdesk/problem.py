@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+KEY = re.compile(r"[a-z][\w.]*", re.ASCII)
 ENTRY = re.compile(rb"^([a-z][\w.]*)[ \t]*[=:][ \t]*(\S+)", re.MULTILINE)
 
 
@@ -101,6 +102,8 @@ def entries(data: bytes) -> dict[str, str]:
 
 
 def _find(data: bytes, key: str) -> re.Match[bytes] | None:
+    if not KEY.fullmatch(key):
+        return None  # "# size" would find an entry that is commented out
     return re.search(rb"^%s[ \t]*[=:][ \t]*(\S+)" % re.escape(key.encode()), data, re.MULTILINE)
 
 

@@ -25,6 +25,9 @@ HEADER = struct.Struct(">II")
 LAST_WORDS = 5.0
 """Seconds that commands get to end when the owner is gone."""
 
+WATCH = 1.0
+"""Seconds between looks at whether the owner lives: a fork of it may keep the socket open."""
+
 
 def frame(head: Mapping[str, object], body: bytes = b"") -> bytes:
     raw = json.dumps(head).encode()
@@ -58,12 +61,12 @@ class Keeper:
         self.jobs: set[Job] = set()
         self.shells: dict[str, Shell] = {}
         self.endings: list[tuple[int, set[Job], list[int]]] = []
-        self.owned = True
+        self.owned, self.owner = True, os.getppid()
         self.watch(sock.fileno(), self.on_socket)
 
     def run(self) -> None:
         """Serve until the owner is gone, then end everything and remove the directory."""
-        while self.owned:
+        while self.owned and os.getppid() == self.owner:
             self.step()
         last = time.monotonic() + LAST_WORDS
         for job in self.jobs:
@@ -75,8 +78,8 @@ class Keeper:
 
     def step(self) -> None:
         deadlines = [job.deadline for job in self.jobs if job.deadline is not None]
-        wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        for key, _ in self.selector.select(wait):
+        wait = min([WATCH, *(deadline - time.monotonic() for deadline in deadlines)])
+        for key, _ in self.selector.select(max(wait, 0.0)):
             if self.selector.get_map().get(key.fd) is key:  # not closed by the one before
                 key.data()
         now = time.monotonic()
