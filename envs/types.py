@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -35,6 +35,18 @@ class TextBlock(Model):
 
     kind: Literal["text"] = "text"
     text: str
+
+    @field_validator("text")
+    @classmethod
+    def _is_unicode(cls, value: str) -> str:
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    "text holds half a surrogate pair; decode bytes with errors='replace'"
+                ) from None
+        return value
 
 
 class ImageBlock(Model):

@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of every save, over our own
 
 KEEP = 2
 """How many checkpoints stay: the newest, and one before it."""

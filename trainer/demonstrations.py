@@ -41,7 +41,7 @@ def render(episode: Episode, renderer: Renderer, env: type[Env]) -> Demonstratio
     return Demonstration(tuple(ids), tuple(taught))
 
 
-def of_successes(run: Path, renderer: Renderer, env: type[Env]) -> list[Demonstration]:
+def successes(run: Path) -> list[Episode]:
     """The successful training episodes of a run. Raises ``UsageError`` where there are none."""
     episodes = [
         episode
@@ -52,7 +52,7 @@ def of_successes(run: Path, renderer: Renderer, env: type[Env]) -> list[Demonstr
     ]
     if not episodes:
         raise UsageError(f"run {str(run)!r} has no successful episode to learn from")
-    return [recorded(episode) or render(episode, renderer, env) for episode in episodes]
+    return episodes
 
 
 def recorded(episode: Episode) -> Demonstration | None:

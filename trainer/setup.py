@@ -31,11 +31,16 @@ from turnwise.envs.tasks import TaskSet
 from turnwise.trainer import checkpoint
 from turnwise.trainer.checkpoint import Progress
 from turnwise.trainer.columns import base_columns
-from turnwise.trainer.demonstrations import transcript
+from turnwise.trainer.demonstrations import Demonstration, recorded, render, transcript
 from turnwise.trainer.learner import Learner
 from turnwise.trainer.pipeline import Pipeline
 from turnwise.trainer.recipe import FolderModel, Recipe, TinyModel, WarmStart
 from turnwise.trainer.tracker import Watcher
+
+DEMONSTRATIONS = "demonstrations.jsonl"
+"""Where a run keeps what its warm start imitates."""
+TOKENIZER = "tokenizer"
+"""Where a run is given the tokenizer its demonstrations were written with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ class Parts:
     policy: TorchPolicy
     learner: Learner
     progress: Progress
-    demonstrations: list[Episode]
+    demonstrations: list[Demonstration]
+    """What a warm start imitates; empty when it is over."""
     checkpoint: Path | None
     """What this was restored from."""
 
@@ -115,9 +121,10 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
         shown: list[Episode] = []
         if progress.phase == "warm_start":
             shown = await demonstrate(plan, folder, envs, watcher)
-        tokenizer = _tokenizer(plan, saved, shown)
+        tokenizer = _tokenizer(plan, folder, saved, shown)
         model = _model(recipe, saved, tokenizer)
         renderer = renderer_for(tokenizer)
+        env = type(plan.env)
         learner = Learner(model, recipe.optimizer, recipe.loss)
         if saved and progress.phase == "train":
             checkpoint.load_optimizer(saved, learner.optimizer)
@@ -135,7 +142,7 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
                 policy=policy,
                 learner=learner,
                 progress=progress,
-                demonstrations=shown,
+                demonstrations=[recorded(episode) or render(episode, renderer, env) for episode in shown],
                 checkpoint=saved,
             )
 
@@ -145,7 +152,7 @@ async def demonstrate(plan: Plan, folder: Path, envs: LocalEnvs, watcher: Watche
 
     Where the environment has no oracle they are random well-formed actions: they teach the form.
     """
-    path = folder / "demonstrations.jsonl"
+    path = folder / DEMONSTRATIONS
     if path.exists():
         return list(read_episodes(path))
     recipe = plan.recipe
@@ -175,10 +182,12 @@ async def demonstrate(plan: Plan, folder: Path, envs: LocalEnvs, watcher: Watche
     return good
 
 
-def _tokenizer(plan: Plan, saved: Path | None, shown: list[Episode]) -> PreTrainedTokenizerBase:
+def _tokenizer(plan: Plan, folder: Path, saved: Path | None, shown: list[Episode]) -> PreTrainedTokenizerBase:
     recipe = plan.recipe
     if saved is not None:
         return _load_tokenizer(saved / "model")
+    if (folder / TOKENIZER).is_dir():
+        return _load_tokenizer(folder / TOKENIZER)
     if isinstance(recipe.model, FolderModel):
         return _load_tokenizer(Path(recipe.model.path))
     return build_tokenizer(transcript(shown, type(plan.env)))

@@ -82,15 +82,15 @@ class TrainingLoop:
         self._cpu = run_folder.cpu_seconds() - self.progress.cpu_seconds
         self.log(event, {"phase": self.progress.phase})
 
-    async def run(self) -> Run:
-        """All that is left to do, then the held-out evaluation."""
+    async def run(self, *, reinforce: bool = True) -> Run:
+        """All that is left to do, then the held-out evaluation; without ``reinforce`` the warm start."""
         stopped = "finished"
         try:
             if self.progress.phase == "warm_start":
                 await warm_start(self)
             if self.progress.step == 0:
                 await self.evaluate("eval", self.recipe.evaluate.split)
-            while self.progress.step < self.recipe.steps and not self.progress.satisfied:
+            while reinforce and self.progress.step < self.recipe.steps and not self.progress.satisfied:
                 await self.step()
         except (RunStopped, DivergedError, GateMissed) as reason:
             stopped = str(reason)

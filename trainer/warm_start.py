@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from turnwise.agents.evaluate import evaluate
 from turnwise.trainer import checkpoint
-from turnwise.trainer.demonstrations import render
 from turnwise.trainer.imitation import Imitator
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ async def warm_start(run: TrainingLoop) -> None:
     """
     settings, parts, progress = run.recipe.warm_start, run.parts, run.progress
     if settings is not None:
-        env = type(parts.plan.env)
-        shown = [render(episode, parts.renderer, env) for episode in parts.demonstrations]
-        imitator = Imitator(parts.model, shown, settings, run.recipe.seed)
+        imitator = Imitator(parts.model, parts.demonstrations, settings, run.recipe.seed)
         if parts.checkpoint is not None:
             checkpoint.load_optimizer(parts.checkpoint, imitator.optimizer)
         success = 0.0

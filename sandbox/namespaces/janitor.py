@@ -35,7 +35,7 @@ def main(fd: int, owner: int) -> None:
         config = next((head for head, _, _ in decoder.frames()), None)
     config["root"] = os.geteuid() == 0
     if "title" not in config["without"]:
-        syscalls.set_title("sandbox")
+        syscalls.set_title("sandbox-janitor")
     try:
         groups = _cgroups(config)
         try:
@@ -71,6 +71,8 @@ def _start_hub(connection: socket.socket, config: Head, groups: Cgroups | None, 
             if not config["root"]:
                 os.setresgid(0, 0, 0)
                 os.setresuid(0, 0, 0)
+            if "title" not in config["without"]:
+                syscalls.set_title("sandbox-hub")
             gc.freeze()
             Hub(connection, config, groups).serve()
         except BaseException as error:  # noqa: BLE001  # this process has no caller: the owner is told

@@ -14,46 +14,34 @@ from turnwise.sandbox.namespaces.launch import launch, wait
 
 _DEADLINE = 20.0
 _NAMESPACES = (
-    "Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 "
-    "kernel.apparmor_restrict_unprivileged_userns=0), or run as root; in a container start that with "
-    "--privileged."
+    "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 "
+    "kernel.apparmor_restrict_unprivileged_userns=0), or run as root; start a container --privileged"
 )
-_KERNEL = "Linux 6.8 or newer is needed (overlayfs's lowerdir+, id-mapped tmpfs)."
+_KERNEL = "use Linux 6.8 or newer (overlayfs's lowerdir+, id-mapped tmpfs)"
+_CGROUPS = "mount /sys/fs/cgroup writable, with the memory, cpu and pids controllers enabled at its top"
 
 
 def remedy(failure: str) -> str:
     """What to do about the message of a failed start."""
-    if "overlay" in failure or "id-mapped" in failure:
-        return _KERNEL
-    return _NAMESPACES
+    return _KERNEL if "overlay" in failure or "id-mapped" in failure else _NAMESPACES
 
 
 def probe(name: str) -> Probe:
     if platform.system() != "Linux":
-        return Probe(
-            name, False, f"namespaces are Linux's, this is {platform.system()}", "Use docker or process."
-        )
+        return Probe(name, False, f"namespaces are Linux's, this is {platform.system()}")
     try:
         hub = _try()
     except OSError as error:
         return Probe(name, False, str(error), remedy(str(error)))
-    lost = (
-        []
-        if hub["cgroups"]
-        else ["memory and processor time of the whole sandbox (each process has rlimits)"]
-    )
-    if os.geteuid() != 0:
-        lost.append("an id range of its own for each sandbox (an ordinary user has one id)")
-    who = "root" if os.geteuid() == 0 else "an ordinary user"
-    return Probe(
-        name, True, f"Linux {platform.release()}, as {who}", "" if hub["cgroups"] else _cgroups(), tuple(lost)
-    )
-
-
-def _cgroups() -> str:
-    if os.geteuid() != 0:
-        return "Run as root for cgroup limits."
-    return "Mount /sys/fs/cgroup writable, with the memory, cpu and pids controllers enabled."
+    root = os.geteuid() == 0
+    detail = f"Linux {platform.release()}, as {'root' if root else 'an ordinary user'}"
+    lost, better = [], ""
+    if not hub["cgroups"]:
+        lost = ["memory limit of the whole (each process has its own)", "processor limit"]
+        better = _CGROUPS if root else "run as root"
+    if not root:
+        lost.append("user ids of its own for each sandbox")
+    return Probe(name, True, detail, better, tuple(lost))
 
 
 def _try() -> Head:

@@ -108,10 +108,18 @@ class Launcher:
 
 
 def _rlimits(limits: Head, cgroup: bool) -> list[tuple[int, int]]:
-    """Bounds each process has. Without a cgroup they are all there is against memory and fork bombs."""
-    bounds = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, limits["file_size"])]
+    """Bounds each process has. Without a cgroup they are all there is against memory and fork bombs.
+
+    Of memory that is the writable private part: address space as such (``RLIMIT_AS``) is reserved by
+    the gigabyte, and not used, by the runtimes of Go, Java and JavaScript.
+    """
+    bounds = [
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 4096),
+        (resource.RLIMIT_FSIZE, limits["file_size"]),
+    ]
     if not cgroup:
-        bounds += [(resource.RLIMIT_AS, limits["memory"]), (resource.RLIMIT_NPROC, limits["processes"])]
+        bounds += [(resource.RLIMIT_DATA, limits["memory"]), (resource.RLIMIT_NPROC, limits["processes"])]
     return [(kind, _at_most(kind, most)) for kind, most in bounds]
 
 

@@ -140,11 +140,13 @@ def _prepare(config: Head) -> None:
         with socket.socket() as sock:  # bring the loopback interface up
             fcntl.ioctl(sock, 0x8914, struct.pack("16sh22x", b"lo", 0x1 | 0x40))
     os.umask(0o022)
+    if "title" not in config["without"]:
+        syscalls.set_title("sandbox")
 
 
 def _enter(root: int, config: Head, orders: Head) -> None:
     """Take on root directory and ids."""
-    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,max=64")
     syscalls.move_mount(root, "/root")
     os.close(root)
     for name in ("proc", "dev", "usr") if orders["host_usr"] else ("proc", "dev"):

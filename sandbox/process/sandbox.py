@@ -40,6 +40,10 @@ KILLED = 128 + signal.SIGKILL
 FILE_TOO_LARGE = 128 + signal.SIGXFSZ
 
 
+class TookTooLong(SandboxError):
+    """Work on a tree was ended at its timeout."""
+
+
 class ProcessSandbox(Sandbox):
     """``directory`` holds the workspace, a ``tmp`` for ``TMPDIR`` and what the shell notes of its state."""
 
@@ -139,9 +143,10 @@ class ProcessSandbox(Sandbox):
             raise ValueError(f"pattern: {pattern!r} is no regular expression: {error}") from None
         real = await self._file(workspace.present, path, follow=True)
         fields = {"pattern": pattern, "target": str(real), "limit": limit}
-        found = await self._work("search", path, timeout=SEARCH_TIMEOUT, **fields)
-        if found is None:
-            raise ValueError(f"pattern: {pattern!r} takes longer than {SEARCH_TIMEOUT:g} s")
+        try:
+            found = await self._work("search", path, timeout=SEARCH_TIMEOUT, **fields)
+        except TookTooLong:
+            raise ValueError(f"pattern: {pattern!r} takes longer than {SEARCH_TIMEOUT:g} s") from None
         start = len(str(self.root))
         return tuple(Match(f"/workspace{name[start:]}", line, text) for name, line, text in found)
 
@@ -208,15 +213,17 @@ class ProcessSandbox(Sandbox):
         return await self.backend.link.call(op, body, timeout=timeout, box=self.id, **fields)
 
     async def _work(self, op: str, path: str, *, timeout: float, **fields: object) -> Any:
-        """Have the keeper work on a tree. None when it took too long."""
+        """Have the keeper work on a tree. Raises :class:`TookTooLong` after the timeout."""
         head, _ = await self._ask(op, timeout=timeout, **fields)
         result = head["result"]
-        if result is None and not head["timed_out"]:
+        if result is None:
             self._check()
+            if head["timed_out"]:
+                raise TookTooLong(f"{op} of {path} took longer than {timeout:g} s")
             raise SandboxError(f"{op} of {path} was ended from outside")
-        if result and "error" in result:
+        if "error" in result:
             raise OSError(result["errno"], result["error"], path)
-        return result and result["value"]
+        return result["value"]
 
     async def _file(self, work: Callable[Concatenate[Path, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Work on the workspace's files, in a thread."""

@@ -59,10 +59,8 @@ def search(pattern: str, path: str, limit: int) -> list[tuple[str, int, str]]:
 
 
 def attempt(work: Callable[..., object], *args: object) -> dict[str, object]:
-    """The result of some work, or what was wrong with its arguments, in a form that can be sent."""
+    """The result of some work, or why it failed, in a form that can be sent."""
     try:
         return {"value": work(*args)}
     except OSError as error:
         return {"error": error.strerror, "errno": error.errno}
-    except (re.error, RecursionError, OverflowError) as error:
-        return {"error": str(error)}
