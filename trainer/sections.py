@@ -115,20 +115,20 @@ ModelSection: TypeAlias = Annotated[TinyModel | FolderModel, Field(discriminator
 class WarmStart(Section):
     """Imitation before reinforcement, until the model succeeds often enough to learn from itself."""
 
-    demonstrations: PositiveInt = 2000
+    demonstrations: PositiveInt = 1500
     """Episodes shown by the environment's oracle."""
-    oracle: Share = 0.9
+    oracle: Share = 0.85
     """How often the demonstrator takes the best action; otherwise it takes one at random."""
-    gate: Share = 0.05
+    gate: Share = 0.1
     """Warm start is over when this share of sampled episodes succeeds; a run that does not get there
     within ``max_steps`` stops, because reinforcement would have nothing to reinforce."""
     max_steps: PositiveInt = 600
     """Gradient steps at most."""
-    check_every: PositiveInt = 50
+    check_every: PositiveInt = 25
     """Gradient steps between looks at the gate."""
     lr: PositiveFloat = 0.002
     """Peak learning rate."""
-    batch: PositiveInt = 64
+    batch: PositiveInt = 32
     """Demonstrations per gradient step."""
 
 

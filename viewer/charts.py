@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 520.0, 270.0
 LEFT, TOP, BOTTOM = 46.0, 14.0, 40.0
 MAX_POINTS = 200
 """Longer curves are drawn as means over equal stretches of the x axis."""
+MOST_DOTS = 40
 CLASSES = 11
 """Steps of the diverging scale; the middle one is 0."""
 
@@ -126,9 +127,9 @@ def _grid(frame: Frame, axes: Axes) -> list[Markup]:
             y = frame.y(value)
             parts.append(Markup('<path class="grid" d="M{} {:.1f}H{:.1f}"/>').format(LEFT, y, right))
             parts.append(_text(LEFT - 6, y + 4, axes.number(value), "tick end"))
-    for value in ticks(frame.high, 5):
+    for value in ticks(frame.high, 5) if frame.high > 0 else [0.0]:
         if value <= frame.high and value == int(value):
-            parts.append(_text(frame.x(value), HEIGHT - BOTTOM + 17, f"{value:g}", "tick mid"))
+            parts.append(_text(frame.x(value), HEIGHT - BOTTOM + 17, f"{value:,.0f}", "tick mid"))
     parts.append(_text((frame.x(0) + right) / 2, HEIGHT - 5, axes.x, "tick mid"))
     return parts
 
@@ -153,7 +154,7 @@ def _line(frame: Frame, curve: Curve) -> list[Markup]:
     places = [(frame.x(x), frame.y(y)) for x, y in curve.points]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     parts = [Markup('<path class="{} line" d="M{}"/>').format(curve.style, path)]
-    if curve.dots or len(places) == 1:
+    if len(places) == 1 or (curve.dots and len(places) <= MOST_DOTS):
         parts += [
             Markup('<circle class="{} dot" cx="{:.1f}" cy="{:.1f}" r="3.2"/>').format(curve.style, x, y)
             for x, y in places
@@ -165,8 +166,8 @@ def _names(frame: Frame, curves: Sequence[Curve]) -> list[Markup]:
     """Each curve's name at its end, moved apart where they would touch; the shaded part has its own."""
     if len(curves) == 1:
         return []
-    ends = [(curve.points[-1], i) for i, curve in enumerate(curves)]
-    wanted = sorted((frame.y(y) + 4, i) for (x, y), i in ends if x > 0)
+    named = [(curve.points[-1], i) for i, curve in enumerate(curves) if curve.points[0][0] >= 0]
+    wanted = sorted((frame.y(y) + 4, i) for (_, y), i in named)
     floor, placed = TOP + 4, []
     for y, i in wanted:
         floor = max(y, floor)
@@ -200,17 +201,17 @@ def _readings(frame: Frame, curves: Sequence[Curve], axes: Axes) -> list[Markup]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A mean and over how many turns it is; None where there was none."""
+    """A figure and over how many turns it was taken; None where there was none."""
 
-    mean: float | None
+    value: float | None
     count: int
 
 
 def scale_of(values: Sequence[float]) -> float:
-    """The value at the ends of the diverging scale: the 98th percentile of magnitudes, so that one odd
-    cell does not wash out the rest."""
+    """The value at the ends of the diverging scale: the 90th percentile of magnitudes, so that a few
+    extremes do not wash out the rest; what lies beyond has the colour of the end."""
     magnitudes = sorted(abs(value) for value in values)
-    return magnitudes[min(len(magnitudes) - 1, int(0.98 * len(magnitudes)))] if magnitudes else 0.0
+    return magnitudes[int(0.9 * (len(magnitudes) - 1))] if magnitudes else 0.0
 
 
 def shade(value: float | None, scale: float) -> str:
@@ -221,28 +222,26 @@ def shade(value: float | None, scale: float) -> str:
     return f"q{round((share + 1) / 2 * (CLASSES - 1))}"
 
 
-def heat_map(name: str, rows: Sequence[tuple[str, Sequence[Cell]]], quantity: str) -> Markup:
+def heat_map(name: str, rows: Sequence[tuple[str, Sequence[Cell]]], *, signed: bool) -> Markup:
     """A row for each stretch of steps, from the first on top, and a column for each turn."""
     columns = max((len(cells) for _, cells in rows), default=0)
-    if not columns:
-        return Markup("")
     left, top, width = 92.0, 8.0, 900.0
     tall = max(11.0, min(26.0, 420.0 / len(rows)))
     wide = min(76.0, (width - left - 10) / columns)
-    scale = scale_of([c.mean for _, cells in rows for c in cells if c.mean is not None])
-    parts, every = [], math.ceil(14.0 / tall)
+    scale = scale_of([c.value for _, cells in rows for c in cells if c.value is not None])
+    parts = [_text(8, top + 13, "step", "tick")]
     for r, (label, cells) in enumerate(rows):
         y = top + r * tall
-        if r % every == 0:
+        if r % math.ceil(15.0 / tall) == 0:
             parts.append(_text(left - 8, y + tall / 2 + 4, label, "tick end"))
         for c, cell in enumerate(cells):
             box = (left + c * wide, y, wide - 1, tall - 1)
-            parts.append(_cell(box, cell, scale, f"step {label}, turn {c + 1}", quantity))
+            parts.append(_cell(box, cell, scale, f"step {label}, turn {c + 1}", name.lower()))
     bottom = top + len(rows) * tall
-    parts += [_text(left + (c + 0.5) * wide, bottom + 17, str(c + 1), "tick mid") for c in range(columns)]
+    for c in range(0, columns, math.ceil(24.0 / wide)):
+        parts.append(_text(left + (c + 0.5) * wide, bottom + 17, str(c + 1), "tick mid"))
     parts.append(_text(left + columns * wide / 2, bottom + 36, "turn", "tick mid"))
-    parts.append(_text(8, top + 13, "step", "tick"))
-    parts += _legend(left, bottom + 52, scale)
+    parts += _legend(left, bottom + 52, scale, signed)
     return _svg(name, width, bottom + 86, parts)
 
 
@@ -250,22 +249,27 @@ def _cell(
     box: tuple[float, float, float, float], cell: Cell, scale: float, where: str, quantity: str
 ) -> Markup:
     figure = "no turns"
-    if cell.mean is not None:
-        figure = f"{quantity} {cell.mean:+.3f}, mean of {cell.count} turns"
+    if cell.value is not None:
+        figure = f"{quantity} {cell.value:+.3f}, {cell.count} turns"
     return Markup(
         '<rect class="cell {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-    ).format(shade(cell.mean, scale), *box, f"{where}\n{figure}")
+    ).format(shade(cell.value, scale), *box, f"{where}\n{figure}")
 
 
-def _legend(x: float, y: float, scale: float) -> list[Markup]:
-    parts = [
-        Markup('<rect class="cell q{}" x="{:.1f}" y="{:.1f}" width="21" height="10"/>').format(
-            i, x + 22 * i, y
+def _legend(x: float, y: float, scale: float, signed: bool) -> list[Markup]:
+    """The scale; of a quantity without sign its upper half."""
+    middle = CLASSES // 2
+    shown = range(0 if signed else middle, CLASSES)
+    marks = {shown[0]: f"≤ {-scale:.2g}", middle: "0", shown[-1]: f"≥ {scale:+.2g}"}
+    parts = []
+    for place, i in enumerate(shown):
+        box = (x + 22 * place, y)
+        parts.append(
+            Markup('<rect class="cell q{}" x="{:.1f}" y="{:.1f}" width="21" height="10"/>').format(i, *box)
         )
-        for i in range(CLASSES)
-    ]
-    marks = ((0, f"{-scale:.2g}"), (CLASSES // 2, "0"), (CLASSES - 1, f"+{scale:.2g}"))
-    return parts + [_text(x + 22 * i + 11, y + 26, label, "tick mid") for i, label in marks]
+        if i in marks:
+            parts.append(_text(box[0] + 11, y + 26, marks[i], "tick mid"))
+    return parts
 
 
 # ---------------------------------------------------------------- SVG

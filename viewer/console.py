@@ -180,7 +180,7 @@ def overview(run: RunFolder, picks: Sequence[Pick]) -> RenderableType:
         lines.append(("report", str(run.path / "report.html")))
     parts: list[RenderableType] = [pairs(lines)]
     if run.evaluations:
-        parts += [Text(""), held_out_table(run.evaluations)]
+        parts += [Text(""), held_out_table(run.evaluations[-LISTED:])]
     if picks:
         parts += [Text(""), episode_list(run, picks)]
     return Group(*parts)
@@ -188,7 +188,7 @@ def overview(run: RunFolder, picks: Sequence[Pick]) -> RenderableType:
 
 def episode_list(run: RunFolder, picks: Sequence[Pick]) -> RenderableType:
     """Episodes to choose from: the telling ones, then those of the newest training step."""
-    table = grid("episode", "task", "turns", "end", "score", "", right=["turns", "score"])
+    table = grid("episode", "turns", "end", "score", "", right=["turns", "score"])
     listed = [(pick.shown.episode, pick.title.lower()) for pick in picks]
     chosen = {episode.episode_id for episode, _ in listed}
     for file in run.training_files()[-1:]:
@@ -197,9 +197,9 @@ def episode_list(run: RunFolder, picks: Sequence[Pick]) -> RenderableType:
     for episode, why in listed:
         score = "–" if episode.score is None else f"{episode.score:g}"
         end = str(episode.end).replace("_", " ")
-        table.add_row(episode.episode_id, episode.task.id, str(len(episode.turns)), end, score, why)
+        table.add_row(episode.episode_id, str(len(episode.turns)), end, score, why)
     return table
 
 
 LISTED = 8
-"""Episodes of the newest step named in an overview."""
+"""Evaluations, and episodes of the newest step, named in an overview."""

@@ -8,65 +8,103 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 
-from turnwise.viewer.charts import Cell
+from markupsafe import Markup
+
+from turnwise.viewer.charts import Cell, heat_map
 from turnwise.viewer.run_folder import RunFolder
 
 BINS = 30
 STEPS_READ = 4
 """Steps read of a row that stands for more."""
 
+Values = Mapping[str, Mapping[int, Sequence[float]]]
+"""A column's numbers by turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What the cells of a map say of the turns behind them."""
+
+    title: str
+    column: str
+    measure: Callable[[Sequence[float]], float]
+    signed: bool
+    caption: str
+
+
+QUANTITIES = (
+    Quantity(
+        "Mean advantage",
+        "advantage",
+        fmean,
+        True,
+        "Blue is above 0, orange below. Measured against the same turn of other episodes, advantages average "
+        "to 0 wherever every episode has that turn; their spread shows where turns were told apart.",
+    ),
+    Quantity(
+        "Spread of advantage",
+        "advantage",
+        pstdev,
+        False,
+        "Standard deviation: the darker, the further turns at this place were told apart.",
+    ),
+    Quantity("Mean reward", "step_reward", fmean, True, "Blue is above 0, orange below."),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CreditMap:
-    """Means by turn, a row for each stretch of steps."""
+    """A heat map with what is said about it."""
 
-    column: str
-    rows: Sequence[tuple[str, Sequence[Cell]]]
-    steps_read: int
-    steps_stored: int
+    title: str
+    drawing: Markup
+    caption: str
 
 
-def credit_maps(run: RunFolder, columns: Sequence[str]) -> list[CreditMap]:
-    """A map for each of ``columns`` that the run has stored."""
+def credit_maps(run: RunFolder) -> Iterator[CreditMap]:
+    """A map for each quantity that the run has stored."""
     steps = run.credited_steps()
     size = math.ceil(len(steps) / BINS) if steps else 1
     bins = [steps[i : i + size] for i in range(0, len(steps), size)]
-    read = [_spread(steps_of_bin) for steps_of_bin in bins]
-    means = [_means(run, chosen, columns) for chosen in read]
+    chosen = [_spread_evenly(steps_of_bin) for steps_of_bin in bins]
+    values = [_read(run, some) for some in chosen]
     labels = [f"{b[0]}–{b[-1]}" if len(b) > 1 else f"{b[0]}" for b in bins]
-    maps = []
-    for column in columns:
-        rows = [(label, cells.get(column, [])) for label, cells in zip(labels, means, strict=True)]
-        width = max((len(cells) for _, cells in rows), default=0)
-        if width:
-            padded = [(label, [*cells, *[Cell(None, 0)] * (width - len(cells))]) for label, cells in rows]
-            maps.append(CreditMap(column, padded, sum(map(len, read)), len(steps)))
-    return maps
+    read = sum(map(len, chosen))
+    sampled = f" Drawn from {read:,} of {len(steps):,} steps." if read < len(steps) else ""
+    for quantity in QUANTITIES:
+        columns = [by_column.get(quantity.column, {}) for by_column in values]
+        turns = max((turn + 1 for by_turn in columns for turn in by_turn), default=0)
+        if turns:
+            rows = [
+                (label, [_cell(by_turn.get(turn, ()), quantity) for turn in range(turns)])
+                for label, by_turn in zip(labels, columns, strict=True)
+            ]
+            drawing = heat_map(quantity.title, rows, signed=quantity.signed)
+            yield CreditMap(quantity.title, drawing, quantity.caption + sampled)
 
 
-def _spread(steps: Sequence[int]) -> list[int]:
+def _spread_evenly(steps: Sequence[int]) -> list[int]:
     """At most ``STEPS_READ`` of the steps, the first and the last among them."""
     if len(steps) <= STEPS_READ:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (STEPS_READ - 1))] for i in range(STEPS_READ)]
 
 
-def _means(run: RunFolder, steps: Sequence[int], columns: Sequence[str]) -> dict[str, list[Cell]]:
-    sums: dict[str, defaultdict[int, list[float]]] = {c: defaultdict(list) for c in columns}
+def _read(run: RunFolder, steps: Sequence[int]) -> Values:
+    """The numbers of some steps' episodes, by column and turn."""
+    values: defaultdict[str, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for step in steps:
-        for credit in run.credit(step).values():
-            for column in columns:
-                for turn, value in enumerate(credit.get(column, ())):
-                    if value is not None:
-                        sums[column][turn].append(value)
-    return {
-        column: [_cell(values.get(t, [])) for t in range(max(values, default=-1) + 1)]
-        for column, values in sums.items()
-    }
+        for columns in run.credit(step).values():
+            for column, numbers in columns.items():
+                for turn, number in enumerate(numbers):
+                    if number is not None:
+                        values[column][turn].append(number)
+    return values
 
 
-def _cell(values: Sequence[float]) -> Cell:
-    return Cell(sum(values) / len(values) if values else None, len(values))
+def _cell(values: Sequence[float], quantity: Quantity) -> Cell:
+    return Cell(quantity.measure(values) if values else None, len(values))

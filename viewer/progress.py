@@ -37,16 +37,10 @@ class Progress:
         """The first training step seen and when it ended."""
         self._spoke = time.monotonic()
         self._named = False
+        self._begun = False
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._live = Live(
-                get_renderable=self.view, console=self.console, refresh_per_second=4, transient=not self.steps
-            )
-            self._live.start()
-        else:
-            self.console.print(self.title)
         return self
 
     def __exit__(
@@ -55,10 +49,22 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
+    def _begin(self) -> None:
+        """Appear with the first sign of work, so that a mistake found before it shows nothing but itself."""
+        if self._begun:
+            return
+        self._begun = True
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self.view, console=self.console, transient=not self.steps)
+            self._live.start()
+        else:
+            self._print(self.title)
+
     # -- Watcher
 
     def phase(self, name: str, done: int, total: int) -> None:
         """``done`` of ``total`` parts of a named phase."""
+        self._begin()
         self._phase = (name, done, total)
         if self._due():
             self._say(f"{name}: {done:,} of {total:,}")
@@ -67,6 +73,7 @@ class Progress:
 
     def log(self, row: Row) -> None:
         """Take one row of metrics."""
+        self._begin()
         kind = str(row["kind"])
         self._rows[kind] = row
         if kind == "train":

@@ -6,7 +6,9 @@ script but the report's own, known by its hash, and load nothing from anywhere.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import os
 from base64 import b64encode
 from collections import Counter
@@ -21,8 +23,8 @@ from markupsafe import Markup
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.run_folder import Run
 from turnwise.trainer.tracker import Tracker, Watcher
-from turnwise.viewer.charts import heat_map, shade
-from turnwise.viewer.credit_map import CreditMap, credit_maps
+from turnwise.viewer.charts import MAX_POINTS, scale_of, shade
+from turnwise.viewer.credit_map import credit_maps
 from turnwise.viewer.episodes import Pick, pick_episodes
 from turnwise.viewer.figures import figures
 from turnwise.viewer.run_folder import RunFolder
@@ -54,12 +56,27 @@ async def train(
     trackers: Sequence[Tracker] = (),
     watcher: Watcher | None = None,
 ) -> Run:
-    """Train a recipe into a folder and write its report: :func:`turnwise.trainer.train.train`, which says
-    what the arguments are and what is raised."""
-    from turnwise.trainer import train as training
+    """:func:`turnwise.trainer.train.train`, and the report of the run at its end."""
+    from turnwise.trainer.train import train as train_run
 
-    result = await training.train(recipe, env=env, run=run, resume=resume, trackers=trackers, watcher=watcher)
-    write_report(result.folder)
+    result = await train_run(recipe, env=env, run=run, resume=resume, trackers=trackers, watcher=watcher)
+    await asyncio.to_thread(write_report, result.folder)
+    return result
+
+
+async def sft(
+    recipe: Recipe,
+    *,
+    run: str | Path,
+    source: str | Path | None = None,
+    trackers: Sequence[Tracker] = (),
+    watcher: Watcher | None = None,
+) -> Run:
+    """:func:`turnwise.trainer.sft.sft`, and the report of the run at its end."""
+    from turnwise.trainer.sft import sft as sft_run
+
+    result = await sft_run(recipe, run=run, source=source, trackers=trackers, watcher=watcher)
+    await asyncio.to_thread(write_report, result.folder)
     return result
 
 
@@ -79,10 +96,11 @@ def render(run: RunFolder) -> str:
         tiles=list(tiles(run)),
         notes=list(notes(run)),
         figures=[figure for figure in figures(run) if figure.drawing],
-        maps=[MapView.of(one) for one in credit_maps(run, ("advantage", "step_reward"))],
+        maps=list(credit_maps(run)),
+        averaged=math.ceil(len(run.of_kind("train")) / MAX_POINTS),
         evaluations=run.evaluations,
         picks=picks,
-        shade=partial(shade, scale=largest_advantage(picks)),
+        shade=partial(shade, scale=scale_of(advantages(picks))),
         config=run.config_text,
         files=list(files(run)),
         css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
@@ -148,37 +166,12 @@ def notes(run: RunFolder) -> Iterator[str]:
         yield f"Warning at step {warnings[-1]['step']}: {warnings[-1]['reason']}{more}."
 
 
-# ---------------------------------------------------------------- credit and episodes
+# ---------------------------------------------------------------- episodes and files
 
 
-@dataclass(frozen=True, slots=True)
-class MapView:
-    """A heat map with what is said about it."""
-
-    key: str
-    title: str
-    drawing: Markup
-    caption: str
-
-    @classmethod
-    def of(cls, credit: CreditMap) -> MapView:
-        """Draw one."""
-        title = {"advantage": "Mean advantage", "step_reward": "Mean reward"}[credit.column]
-        drawing = heat_map(f"{title} by turn and training step", credit.rows, title.lower())
-        read = (
-            f" Drawn from {credit.steps_read:,} of {credit.steps_stored:,} steps."
-            if credit.steps_read < credit.steps_stored
-            else ""
-        )
-        return cls(credit.column, title, drawing, f"Blue is above 0, orange below.{read}")
-
-
-def largest_advantage(picks: Sequence[Pick]) -> float:
-    """The scale of the advantage cells: the largest magnitude among the episodes shown."""
-    return max(
-        (abs(v) for pick in picks for v in pick.shown.columns.get("advantage", ()) if v is not None),
-        default=1.0,
-    )
+def advantages(picks: Sequence[Pick]) -> list[float]:
+    """The advantages of the episodes shown, which set the scale of their cells."""
+    return [v for pick in picks for v in pick.shown.columns.get("advantage", ()) if v is not None]
 
 
 FILES = (

@@ -48,32 +48,36 @@ def make_skeleton() -> None:
             file.write(text)
 
 
-def _copy(source: str, target: str) -> None:
+def _copy(original: str, target: str) -> None:
     """A file, link or directory, where there is one, as the hub's own."""
-    if os.path.islink(source):
-        os.symlink(os.readlink(source), target)
-    elif os.path.isdir(source):
+    if os.path.islink(original):
+        os.symlink(os.readlink(original), target)
+    elif os.path.isdir(original):
         os.mkdir(target)
-        for name in os.listdir(source):
-            _copy(f"{source}/{name}", f"{target}/{name}")
-    elif os.path.isfile(source):
-        with open(source, "rb") as old, open(target, "xb") as new:
+        for name in os.listdir(original):
+            _copy(f"{original}/{name}", f"{target}/{name}")
+    elif os.path.isfile(original):
+        with open(original, "rb") as old, open(target, "xb") as new:
             new.write(old.read())
-        os.chmod(target, stat.S_IMODE(os.stat(source).st_mode))
+        os.chmod(target, stat.S_IMODE(os.stat(original).st_mode))
+
+
+def source(root: str | None) -> str:
+    """Where the hub has a root itself."""
+    return SKELETON if root is None else HOST + root
 
 
 def base(root: str | None, ids: Range, user_namespace: str) -> str:
     """The path of a root as this range sees it. ``user_namespace`` is a file of one with its ids."""
-    source = SKELETON if root is None else HOST + root
     if ids.single:
-        return source
+        return source(root)
     if root not in ids.bases:
-        ids.bases[root] = _id_mapped(source, f"/bases/{ids.base}-{len(ids.bases)}", user_namespace)
+        ids.bases[root] = _id_mapped(source(root), f"/bases/{ids.base}-{len(ids.bases)}", user_namespace)
     return ids.bases[root]
 
 
-def _id_mapped(source: str, target: str, user_namespace: str) -> str:
-    tree = syscalls.open_tree(source)
+def _id_mapped(path: str, target: str, user_namespace: str) -> str:
+    tree = syscalls.open_tree(path)
     namespace = os.open(user_namespace, os.O_RDONLY)
     try:
         syscalls.idmap(tree, namespace, MS_RDONLY | MS_NOSUID | MS_NODEV)

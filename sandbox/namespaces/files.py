@@ -76,8 +76,12 @@ class Files:
                 fd = self.open(path, os.O_WRONLY | os.O_CREAT, mode)
             try:
                 os.ftruncate(fd, 0)
-                while data:
-                    data = data[os.write(fd, data) :]
+                try:
+                    while data:
+                        data = data[os.write(fd, data) :]
+                except OSError:
+                    os.ftruncate(fd, 0)  # what of it fitted would keep the disk full
+                    raise
                 os.fchmod(fd, mode)
             finally:
                 os.close(fd)

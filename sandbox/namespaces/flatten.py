@@ -2,21 +2,26 @@
 
 What overlayfs would show of the layers is not enough: what they *hide* of the root below must stay
 hidden. So they are applied to the target from the bottom up, as overlayfs reads them: a device 0:0
-(whiteout) hides one name, and a directory marked opaque hides all below it.
+(whiteout) hides one name, and a directory marked opaque hides all below it. In the end the whiteouts
+that hid only names of these layers go: overlayfs would list them as files nobody can open.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 
-def merge(layers: Sequence[str], target: str, *, user: bool) -> None:
-    """Merge layers (top first) into the empty directory ``target``. ``user``: mounted ``userxattr``."""
+def merge(layers: Sequence[str], target: str, base: str, *, user: bool) -> None:
+    """Merge layers (top first) that stood on ``base`` into the empty directory ``target``.
+
+    ``user``: they were mounted with the option ``userxattr``.
+    """
     merger = _Merger(target, "user.overlay." if user else "trusted.overlay.")
     for layer in reversed(layers):
         merger.apply(layer)
+    merger.prune(base)
 
 
 class _Merger:
@@ -50,6 +55,22 @@ class _Merger:
         for source, target in reversed(directories):
             self._attributes(source, target, os.lstat(source))
 
+    def prune(self, base: str) -> None:
+        """Remove the whiteouts that hide nothing of ``base``."""
+        stack = [("", True)]
+        while stack:
+            below, over_base = stack.pop()
+            over_base = over_base and self._opaque not in os.listxattr(self._target + below)
+            attributes = os.lstat(self._target + below)
+            for entry in _entries(self._target + below):
+                path = f"{below}/{entry.name}"
+                hidden = os.lstat(base + path) if over_base and os.path.lexists(base + path) else None
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append((path, hidden is not None and stat.S_ISDIR(hidden.st_mode)))
+                elif hidden is None and _is_whiteout(entry.stat(follow_symlinks=False)):
+                    os.unlink(entry.path)
+            os.utime(self._target + below, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
+
     def _directory(self, source: str, target: str) -> None:
         """Make or keep a directory. One that hides what was below it begins empty and says so."""
         try:
@@ -71,22 +92,22 @@ class _Merger:
             os.symlink(os.readlink(source), target)
         else:
             os.mknod(target, mode, status.st_rdev)
-        self._attributes(source, target, status)
+        if not _is_whiteout(status):
+            self._attributes(source, target, status)
 
     def _attributes(self, source: str, target: str, status: os.stat_result) -> None:
         os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode) or _is_whiteout(status):
-            return
-        os.chmod(target, stat.S_IMODE(status.st_mode))
-        for name in os.listxattr(source):
-            if name not in self._private:
-                os.setxattr(target, name, os.getxattr(source, name))
-        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(target, stat.S_IMODE(status.st_mode))
+            for name in os.listxattr(source):
+                if name not in self._private:
+                    os.setxattr(target, name, os.getxattr(source, name))
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
 
 
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+def _entries(path: str) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
-        yield from entries
+        return list(entries)
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

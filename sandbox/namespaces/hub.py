@@ -156,7 +156,8 @@ class Hub:
         merged = Layer(self._new_name())
         merged.fit(box.limits["disk"], layers[0].ids)
         try:
-            flatten.merge([layer.path + "/u" for layer in layers], merged.path + "/u", user=not self._is_root)
+            parts = [layer.path + "/u" for layer in layers]
+            flatten.merge(parts, merged.path + "/u", bases.source(box.root), user=not self._is_root)
         except OSError:
             merged.destroy()
             raise

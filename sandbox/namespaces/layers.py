@@ -77,7 +77,8 @@ def overlay(upper: Layer, lowers: list[Layer], base: str, *, user: bool) -> int:
     """A detached overlay mount of ``lowers`` (top first) over ``base``, written to ``upper``.
 
     Detached, it appears in no namespace of ours and needs no unmounting. ``lowerdir+``, one option
-    a layer, needs Linux 6.8; joined in one option the paths would exceed its 255 bytes.
+    a layer, needs Linux 6.8; joined in one option the paths would exceed its 255 bytes. As in
+    container engines a directory of a lower layer cannot be renamed (EXDEV; ``mv`` copies it).
     """
     options: list[tuple[str, str | None]] = [
         ("lowerdir+", path) for path in (*(x.path + "/u" for x in lowers), base)

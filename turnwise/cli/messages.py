@@ -10,6 +10,8 @@ from typing import NamedTuple
 import click
 
 TRAIN_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
+WRONG_PATH = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""What the user can put right by naming another path."""
 
 
 class Explained(NamedTuple):
@@ -23,13 +25,15 @@ def explain(error: BaseException) -> Explained | None:
     """The line and the exit code for an error; None where only a traceback helps."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, click.NoSuchOption):
+        return Explained(_unknown_option(error), 2)
     if isinstance(error, click.ClickException):
         return Explained(_one_line(error.format_message()), 2)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
         return Explained(f"this needs {error.name}: pip install 'turnwise[train]'", 2)
     if isinstance(error, OSError) and error.strerror:
         place = f": {error.filename}" if error.filename else ""
-        return Explained(f"{error.strerror}{place}", 1)
+        return Explained(f"{error.strerror}{place}", 2 if isinstance(error, WRONG_PATH) else 1)
     from turnwise.envs.errors import UsageError
     from turnwise.envs.session import EpisodeFailed
     from turnwise.sandbox.contract import SandboxError
@@ -39,6 +43,15 @@ def explain(error: BaseException) -> Explained | None:
     if isinstance(error, SandboxError | EpisodeFailed):
         return Explained(_one_line(str(error)), 1)
     return None
+
+
+def _unknown_option(error: click.NoSuchOption) -> str:
+    from turnwise.envs.errors import unknown
+
+    context = error.ctx
+    params = context.command.get_params(context) if context is not None else []
+    names = [name for param in params if isinstance(param, click.Option) for name in param.opts]
+    return str(unknown("option", error.option_name, names))
 
 
 def _one_line(message: str) -> str:

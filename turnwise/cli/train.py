@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from turnwise.cli.choices import command_line
-
 if TYPE_CHECKING:
     from turnwise.trainer.recipe import Recipe
+    from turnwise.trainer.run_folder import Run
     from turnwise.trainer.tracker import Tracker
+    from turnwise.viewer.progress import Progress
 
 
 @click.command(short_help="Train a recipe.")
@@ -36,44 +35,20 @@ def train(
       turnwise train quickstart --set seed=3 --set rollout.group=16
       turnwise train --resume --run runs/a
     """
-    import asyncio
-
-    from turnwise.cli.closing import print_result
+    from turnwise.cli.running import default_folder, follow
     from turnwise.cli.tracking import open_later
     from turnwise.viewer import report
-    from turnwise.viewer.console import make_console
-    from turnwise.viewer.progress import Progress
 
     chosen = choose_recipe(recipe, settings, run, resume)
     folder = run or default_folder(chosen.name)
     others = open_later(track, folder)
-    console = make_console()
+
+    def start(progress: Progress) -> Coroutine[None, None, Run]:
+        trackers: list[Tracker] = [progress, *others]
+        return report.train(chosen, run=folder, resume=resume, trackers=trackers, watcher=progress)
+
     title = f"{chosen.name} on {chosen.env}, seed {chosen.seed}, in {folder}"
-    try:
-        with Progress(console, title, chosen.steps) as progress:
-            trackers: list[Tracker] = [progress, *others]
-            asyncio.run(report.train(chosen, run=folder, resume=resume, trackers=trackers, watcher=progress))
-    except KeyboardInterrupt:
-        interrupted(folder)
-    print_result(console, folder)
-
-
-def default_folder(name: str) -> Path:
-    """A new folder below ``runs``."""
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def interrupted(folder: Path) -> None:
-    """Say how to go on, write the report of what there is, and exit with 130."""
-    from turnwise.viewer.report import write_report
-
-    if (folder / "config.yaml").is_file():
-        write_report(folder)
-        how = command_line("train", "--resume", "--run", folder)
-        click.echo(f"interrupted; to go on: {how}", err=True)
-    else:
-        click.echo("interrupted before the run began", err=True)
-    raise click.exceptions.Exit(130)
+    follow(start, folder, title, chosen.steps)
 
 
 def choose_recipe(name: str | None, settings: Sequence[str], run: Path | None, resume: bool) -> Recipe:

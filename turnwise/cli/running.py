@@ -1,31 +1,63 @@
-"""What a run's command ends with: the result, one episode, the report, and what to do next."""
+"""Carrying out a run from the command line: live progress, what Ctrl-C leaves, and what it ends with."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import datetime
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.text import Text
 
 from turnwise.cli.choices import command_line
-from turnwise.viewer.console import episode_view, held_out_table, pairs
+from turnwise.trainer.run_folder import Run
+from turnwise.viewer.console import episode_view, held_out_table, make_console, pairs
 from turnwise.viewer.episodes import pick_episodes
+from turnwise.viewer.progress import Progress
+from turnwise.viewer.report import write_report
 from turnwise.viewer.run_folder import RunFolder
 from turnwise.viewer.words import duration, percent
+
+
+def default_folder(name: str) -> Path:
+    """A new folder below ``runs``."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def follow(
+    start: Callable[[Progress], Coroutine[None, None, Run]], folder: Path, title: str, steps: int
+) -> None:
+    """Run what ``start`` returns while its progress is shown; ends with the result, or with exit code 130
+    and how to go on."""
+    console = make_console()
+    try:
+        with Progress(console, title, steps) as progress:
+            asyncio.run(start(progress))
+    except KeyboardInterrupt:
+        if (folder / "config.yaml").is_file():
+            write_report(folder)
+            how = command_line("train", "--resume", "--run", folder)
+            click.echo(f"interrupted; to go on: {how}", err=True)
+        else:
+            click.echo("interrupted before the run began", err=True)
+        raise click.exceptions.Exit(130) from None
+    print_result(console, folder)
 
 
 def print_result(console: Console, folder: Path) -> None:
     """Held-out success, an episode turn by turn, the report's path and commands to try next."""
     run = RunFolder(folder)
     picks = pick_episodes(run)
-    title(console, "Held-out success")
+    heading(console, "Held-out success")
     console.print(held_out_table(run.evaluations))
     if picks:
-        title(console, picks[0].title)
+        heading(console, picks[0].title)
         console.print(episode_view(picks[0].shown))
-    title(console, "Run")
+    heading(console, "Run")
     console.print(pairs(facts(run)))
-    title(console, "Next")
+    heading(console, "Next")
     policy = ["--policy", folder, "--tasks", 256, "--k", 4]
     commands = [
         (command_line("show", folder), "its episodes, turn by turn"),
@@ -35,6 +67,8 @@ def print_result(console: Console, folder: Path) -> None:
     if picks:
         by_hand = command_line("show", folder, picks[0].shown.episode.episode_id, "--step")
         commands.insert(1, (by_hand, "go through this one by hand"))
+    if not run.steps:
+        commands.insert(0, (command_line("train", "--resume", "--run", folder), "go on with reinforcement"))
     for command, why in commands:
         console.print(Text.assemble(f"{command}\n", (f"    {why}", "dim")), soft_wrap=True)
 
@@ -55,7 +89,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     return lines
 
 
-def title(console: Console, words: str) -> None:
+def heading(console: Console, words: str) -> None:
     """A heading with a line before it."""
     console.print()
     console.print(Text(words, style="bold"))
