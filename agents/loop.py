@@ -16,17 +16,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
 
-from turnwise.agents.policy import Actor, EpisodeKey, Policy
+from turnwise.agents.policy import Actor, EpisodeKey, EpisodeSession, Policy
 from turnwise.agents.trajectory import Decision, Episode, Turn
 from turnwise.envs.registry import EnvSpec
-from turnwise.envs.session import EpisodeFailed, Session
+from turnwise.envs.session import EpisodeFailed
 from turnwise.envs.types import AgentView, EndReason, Step, Task, text
+from turnwise.sandbox.contract import SandboxError
 
 
 class Envs(Protocol):
     """Where sessions come from: this process or a server."""
 
-    def open(self, env: str | EnvSpec, *, task: Task) -> AbstractAsyncContextManager[Session]:
+    def open(self, env: str | EnvSpec, *, task: Task) -> AbstractAsyncContextManager[EpisodeSession]:
         """A session of one task, closed with the block."""
         ...
 
@@ -81,20 +82,22 @@ async def run_episode(envs: Envs, env: EnvSpec, task: Task, policy: Policy, key:
     """Run one episode. The result's ``end`` says whose doing it was; nothing of the environment's or
     the machine's failures is raised. What the policy raises is a fault of ours and propagates."""
     recorder = EpisodeRecorder(key, task, policy)
-    async with envs.open(env, task=task) as session, policy.open(key, session) as actor:
-        # Every episode of a batch opens before any acts: a deterministic engine waits for those it knows.
-        await asyncio.sleep(0)
-        try:
+    try:
+        async with envs.open(env, task=task) as session, policy.open(key, session) as actor:
+            # Every episode of a batch opens before any acts: a deterministic engine waits for those it knows.
+            await asyncio.sleep(0)
             recorder.opening = await session.reset()
-        except EpisodeFailed as failure:
-            return recorder.finish(failure.end, None, str(failure))
-        await _play(session, actor, recorder)
-        error = recorder.turns[-1].record.error if recorder.turns else ""
-        assert session.end is not None
-        return recorder.finish(session.end, session.score, error)
+            await _play(session, actor, recorder)
+            error = recorder.turns[-1].record.error if recorder.turns else ""
+            assert session.end is not None
+            return recorder.finish(session.end, session.score, error)
+    except EpisodeFailed as failure:
+        return recorder.finish(failure.end, None, str(failure))
+    except SandboxError as failure:  # of the machine, or of the way to it
+        return recorder.finish(EndReason.INFRA_ERROR, None, str(failure))
 
 
-async def _play(session: Session, actor: Actor, recorder: EpisodeRecorder) -> None:
+async def _play(session: EpisodeSession, actor: Actor, recorder: EpisodeRecorder) -> None:
     """Turn after turn, until the session has ended."""
     view = recorder.opening
     while session.end is None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from turnwise.agents.trajectory import Decision, Sampling
-
-if TYPE_CHECKING:
-    from turnwise.envs.session import Session
-    from turnwise.envs.types import AgentView
+from turnwise.envs.types import Action, AgentView, EndReason, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +25,37 @@ class EpisodeKey:
     """Seeds the sampling of this episode alone, whatever it is batched with."""
     order: int = 0
     """Its place in the deterministic order."""
+
+
+class EpisodeSession(Protocol):
+    """A session as the episode loop and policies use it, in this process or on a server."""
+
+    @property
+    def guide(self) -> str:
+        """The environment's standing guide for agents."""
+        ...
+
+    @property
+    def end(self) -> EndReason | None:
+        """Why the episode ended; None while it goes on."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """The grade, where the episode has one."""
+        ...
+
+    async def reset(self) -> AgentView:
+        """Start; what the agent sees first. Raises ``EpisodeFailed``."""
+        ...
+
+    async def step(self, action: Action) -> Step:
+        """One turn."""
+        ...
+
+    async def conclude(self, end: EndReason, error: str = "") -> str:
+        """End the episode for a reason and grade it."""
+        ...
 
 
 class Actor(Protocol):
@@ -51,6 +79,6 @@ class Policy(Protocol):
         """How it samples; None for a policy without tokens."""
         ...
 
-    def open(self, key: EpisodeKey, session: Session) -> AbstractAsyncContextManager[Actor]:
+    def open(self, key: EpisodeKey, session: EpisodeSession) -> AbstractAsyncContextManager[Actor]:
         """An actor for one episode. Scripted policies may use the session (they are trusted)."""
         ...

@@ -8,36 +8,50 @@ demonstrations a small model is warm-started from.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from turnwise.agents.policy import Actor, EpisodeKey
+from turnwise.agents.policy import Actor, EpisodeKey, EpisodeSession
 from turnwise.agents.trajectory import Decision, Sampling
+from turnwise.envs.env import Env, random_call
 from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.session import Session
-from turnwise.envs.types import Action, AgentView, FinishAction
-
-Chooser = Callable[[Session, random.Random], "Action | None"]
+from turnwise.envs.types import Action, AgentView, FinishAction, ToolSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScriptedActor:
     """Asks its script what to do, every turn."""
 
     policy: ScriptedPolicy
-    session: Session
+    env: Env | None
+    """The environment from inside; None where it is on a server."""
     rng: random.Random
+    tools: tuple[ToolSpec, ...] = ()
 
     async def act(self, view: AgentView) -> Decision:
         """The script's next action."""
-        action = await self.policy.choose(self.session, self.rng)
+        self.tools = view.tools or self.tools
+        action = await self._choose()
         return Decision(action=action, text=describe_action(action))
+
+    async def _choose(self) -> Action:
+        if not self.policy.acts:
+            return FinishAction()
+        best = self.rng.random() < self.policy.oracle
+        if self.env is None:
+            return random_call(self.tools, self.rng)
+        if not best:
+            return self.env.random_action(self.rng)
+        action = await self.env.oracle()
+        return FinishAction() if action is None else action
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedPolicy:
-    """A policy that knows the environment from inside, which no learner may."""
+    """A policy that knows the environment from inside, which no learner may; on a server's it can only do
+    nothing, or call at random what tools there are."""
 
     name: str
     oracle: float
@@ -47,20 +61,17 @@ class ScriptedPolicy:
     sampling: Sampling | None = None
 
     @asynccontextmanager
-    async def open(self, key: EpisodeKey, session: Session) -> AsyncIterator[Actor]:
-        """An actor with the episode's own stream of randomness."""
-        if self.oracle > 0 and not session.env.has_oracle():
-            raise UsageError(f"environment {session.env.name} has no oracle; use scripted:random")
-        yield ScriptedActor(self, session, random.Random(key.seed))
-
-    async def choose(self, session: Session, rng: random.Random) -> Action:
-        """The best action, a random one, or the end."""
-        if not self.acts:
-            return FinishAction()
-        if rng.random() < self.oracle:
-            action = await session.env.oracle()
-            return FinishAction() if action is None else action
-        return session.env.random_action(rng)
+    async def open(self, key: EpisodeKey, session: EpisodeSession) -> AsyncIterator[Actor]:
+        """An actor with the episode's own stream of randomness. Raises ``UsageError`` for an oracle that is
+        out of reach."""
+        env = session.env if isinstance(session, Session) else None
+        if self.oracle > 0 and env is None:
+            raise UsageError(
+                f"{self.name} needs the environment in this process, and it is on a server; use scripted:random"
+            )
+        if self.oracle > 0 and env is not None and not env.has_oracle():
+            raise UsageError(f"environment {env.name} has no oracle; use scripted:random")
+        yield ScriptedActor(self, env, random.Random(key.seed))
 
 
 SCRIPTED = {

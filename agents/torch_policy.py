@@ -15,14 +15,12 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedModel
 
 from turnwise.agents.chat_renderer import renderer_for
-from turnwise.agents.policy import Actor, EpisodeKey
+from turnwise.agents.policy import Actor, EpisodeKey, EpisodeSession
 from turnwise.agents.renderer import Renderer
 from turnwise.agents.torch.engine import Engine, Sequence
 from turnwise.agents.torch.model import load_model
 from turnwise.agents.trajectory import Decision, Sampling, Span
-from turnwise.envs.env import describe
 from turnwise.envs.errors import UsageError
-from turnwise.envs.session import Session
 from turnwise.envs.types import AgentView, InvalidAction, ToolSpec
 
 LEARNER = "learner"
@@ -46,11 +44,11 @@ class TorchPolicy:
         self._sampling = sampling
 
     @asynccontextmanager
-    async def open(self, key: EpisodeKey, session: Session) -> AsyncIterator[Actor]:
+    async def open(self, key: EpisodeKey, session: EpisodeSession) -> AsyncIterator[Actor]:
         """An actor with a sequence of its own in the engine, given back with the block."""
         sequence = self.engine.open(key)
         try:
-            yield TorchActor(sequence, self.renderer, self._sampling, self.name, describe(type(session.env)))
+            yield TorchActor(sequence, self.renderer, self._sampling, self.name, session.guide)
         finally:
             sequence.close()
 

@@ -85,9 +85,8 @@ def main() -> None:
     print(f"CPU ms per turn, {TURNS} turns an episode: median (min to max) of {repeats}")
     for concurrent in (1, 16, 256):
         values = sorted(asyncio.run(measure(concurrent, max(64, concurrent))) for _ in range(repeats))
-        print(
-            f"{concurrent:4d} concurrent  {statistics.median(values):.3f}  ({values[0]:.3f} to {values[-1]:.3f})"
-        )
+        middle = statistics.median(values)
+        print(f"{concurrent:4d} concurrent  {middle:.3f}  ({values[0]:.3f} to {values[-1]:.3f})")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def calibrate() -> float:
 def run(seed: int, folder: Path, settings: list[str]) -> dict[str, Any]:
     """One seed, in a process of its own."""
     unit = calibrate()
-    command = [sys.executable, "-m", "turnwise.cli", "train", "quickstart", "--run", str(folder)]
+    turnwise = str(Path(sys.executable).with_name("turnwise"))
+    command = [turnwise, "train", "quickstart", "--run", str(folder)]
     for setting in [*settings, f"seed={seed}"]:
         command += ["--set", setting]
     started = time.monotonic()

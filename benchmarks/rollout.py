@@ -2,8 +2,9 @@
 
 128 episodes of 8 turns each, with the quickstart's model shape and random weights: a prompt of 12
 tokens, then per turn 5 sampled tokens and an observation of 4. No stop id, so both sides do the same
-work. The peer encodes the whole left-padded history anew at every turn, as chat loops over ``generate``
-do; the engine goes on from its cache. Both run in one process on one thread, interleaved in pairs; the
+work, and all histories have one length, so the peer's batch needs no padding. The peer encodes the whole
+history anew at every turn, as chat loops over ``generate`` do; the engine goes on from its cache and
+also returns log-probabilities. Both run in one process on one thread, interleaved in pairs; the
 figure is generated tokens per second of process CPU time.
 
     python benchmarks/rollout.py --pairs 7

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import random
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from turnwise.envs.tasks import TaskSet
@@ -24,6 +25,7 @@ from turnwise.envs.types import (
     Model,
     Task,
     ToolCall,
+    ToolSpec,
 )
 from turnwise.sandbox.contract import Sandbox, SandboxSpec
 
@@ -85,8 +87,7 @@ class Env:
 
     def random_action(self, rng: random.Random) -> Action:
         """A well-formed action at random, for exploration and imperfect demonstrations."""
-        spec = rng.choice(self.interface.specs)
-        return CallAction(calls=(ToolCall(name=spec.name, arguments=random_arguments(spec.parameters, rng)),))
+        return random_call(self.interface.specs, rng)
 
     async def said(self, words: str) -> str | AgentView | None:
         """The agent said something and called no tool. None makes it an invalid turn."""
@@ -128,6 +129,12 @@ class Env:
 
 
 Env.interface = Interface.of(Env)
+
+
+def random_call(tools: Sequence[ToolSpec], rng: random.Random) -> CallAction:
+    """A well-formed call of one of the tools, at random."""
+    spec = rng.choice(tools)
+    return CallAction(calls=(ToolCall(name=spec.name, arguments=random_arguments(spec.parameters, rng)),))
 
 
 def random_arguments(schema: JsonSchema, rng: random.Random) -> dict[str, Any]:

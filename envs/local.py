@@ -9,18 +9,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
 from typing import Self
 
-from turnwise.envs.errors import unknown
+from turnwise.envs.env import Env
+from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
-from turnwise.envs.types import Task
+from turnwise.envs.types import SPLITS, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
 from turnwise.sandbox.pool import Pool
 
 PATIENCE = 600.0
 """Seconds a session waits for a sandbox: what the episodes before it may take."""
+
+
+async def find_task(env: Env, ref: TaskRef) -> Task:
+    """The task of a reference: first where its name says, then anywhere. Raises ``UsageError``."""
+    number = ref.id.rpartition("/")[2]
+    sets = [env.task_set(split) for split in SPLITS]
+    if number.isdecimal() and len(number) < 10:
+        likely = [tasks[int(number)] for tasks in sets if int(number) < len(tasks)]
+        for task in likely:
+            if task.ref == ref:
+                return task
+    for place, task in enumerate(chain.from_iterable(sets)):
+        if task.ref == ref:
+            return task
+        if place % 256 == 0:  # a long search lets others go on
+            await asyncio.sleep(0)
+    raise UsageError(f"task {ref.id!r} (seed {ref.seed}) is in no split of {env.name}; was it changed since?")
 
 
 class LocalEnvs:
@@ -50,13 +69,19 @@ class LocalEnvs:
         self, env: str | EnvSpec, *, task: Task | None = None, seed: int = 0, split: str = "train"
     ) -> AsyncIterator[Session]:
         """A session of one task: the one given, or the split's task number ``seed``."""
+        async with self.session(env, task=task, seed=seed, split=split) as session:
+            yield session
+
+    def session(
+        self, env: str | EnvSpec, *, task: Task | None = None, seed: int = 0, split: str = "train"
+    ) -> Session:
+        """What :meth:`open` opens, for a caller that closes it itself."""
         instance = EnvSpec.parse(env).make()
         if task is None:
             tasks = instance.task_set(split)
             task = tasks[seed % len(tasks)]
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
-        async with Session(instance, own, self) as session:
-            yield session
+        return Session(instance, own, self)
 
     # -- SandboxSource
 

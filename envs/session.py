@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, Self, TypeVar
 
-from turnwise.envs.env import OUTCOME, VALIDITY, Env
+from turnwise.envs.env import OUTCOME, VALIDITY, Env, describe
 from turnwise.envs.tool import ToolError
 from turnwise.envs.types import (
     Action,
@@ -97,6 +97,11 @@ class Session:
         self._running = False
         own = task.public.limits
         self.limits: EpisodeLimits = env.limits if own == EpisodeLimits() else own
+
+    @property
+    def guide(self) -> str:
+        """The environment's standing guide for agents."""
+        return describe(type(self.env))
 
     async def reset(self) -> AgentView:
         """Start; the episode's time begins now. Raises :class:`EpisodeFailed`."""

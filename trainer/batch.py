@@ -53,6 +53,7 @@ class TrainingData:
         order = table.sequences()
         advantages = table.expand(table["advantage"] * table.weight)[order.tokens]
         trainable = table.tokens.trainable[order.tokens] & order.owned
+        trainable[order.offsets[:-1]] = False  # nothing comes before it that it could follow from
         teaches = np.add.reduceat((trainable & (advantages != 0)).astype(np.int64), order.offsets[:-1]) > 0
         return cls(
             ids=table.tokens.ids[order.tokens],
@@ -71,7 +72,8 @@ class TrainingData:
             yield order[start : start + size]
 
     def batches(self, sequences: Array, max_tokens: int, device: torch.device) -> Iterator[TokenBatch]:
-        """The sequences of a minibatch as padded batches of at most ``max_tokens`` places each."""
+        """The sequences of a minibatch as padded batches of at most ``max_tokens`` places each; a
+        sequence that is longer has a batch to itself."""
         lengths = (self.offsets[1:] - self.offsets[:-1])[sequences]
         order = np.argsort(lengths, kind="stable")
         start = 0
@@ -92,7 +94,7 @@ class TrainingData:
         column = np.concatenate([np.arange(n) for n in lengths])
         ids = np.zeros((len(sequences), width), dtype=np.int64)
         ids[row, column] = self.ids[flat]
-        taught = self.trainable[flat] & (column > 0)
+        taught = self.trainable[flat]
         picked = flat[taught]
         _, turns = np.unique(self.rows[picked], return_inverse=True)
         return TokenBatch(

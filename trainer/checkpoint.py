@@ -8,14 +8,19 @@ and the states of the credit stages.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -35,6 +40,8 @@ class Progress:
     """Rounds of the warm start done."""
     step: int = 0
     """Training steps done."""
+    success: float = 0.0
+    """Sampled success at the warm start's last look at its gate."""
     satisfied: bool = False
     """An evaluation reached ``evaluate.stop_at``."""
     episodes: int = 0
@@ -56,25 +63,33 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
 ) -> Path:
-    """Write a checkpoint and make it the latest."""
+    """Write a checkpoint and make it the latest.
+
+    Raises ``OSError`` naming it where it cannot be written; the last one then still stands.
+    """
     root = run / "checkpoints"
     root.mkdir(exist_ok=True)
     name = f"{progress.step:06d}" if progress.phase != "warm_start" else f"warm-{progress.round:04d}"
     scratch, final = root / f".{name}.tmp", root / name
     shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch / "model")
-    tokenizer.save_pretrained(scratch / "model")
-    torch.save(optimizer.state_dict(), scratch / "optimizer.pt")
-    (scratch / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    for path in scratch.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    shutil.rmtree(final, ignore_errors=True)
-    scratch.rename(final)
-    pointer = root / ".latest.tmp"
-    pointer.write_text(name, encoding="utf-8")
-    _sync(pointer)
-    pointer.replace(root / "latest")
+    try:
+        with _writing(final):
+            model.save_pretrained(scratch / "model")
+            tokenizer.save_pretrained(scratch / "model")
+            with (scratch / "optimizer.pt").open("wb") as file:
+                torch.save(optimizer.state_dict(), file)
+            (scratch / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            for path in (*scratch.rglob("*"), scratch):
+                _sync(path)
+            shutil.rmtree(final, ignore_errors=True)
+            scratch.rename(final)
+            pointer = root / ".latest.tmp"
+            pointer.write_text(name, encoding="utf-8")
+            _sync(pointer)
+            pointer.replace(root / "latest")
+            _sync(root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     _prune(root, name)
     return final
 
@@ -101,6 +116,24 @@ def _prune(root: Path, newest: str) -> None:
     )
     for old in others[: max(0, len(others) - (KEEP - 1))]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Failures to write, whatever the libraries make of them, as an ``OSError`` that names the checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+    except RuntimeError as error:
+        cause = error.__context__  # torch's writer fails once more as it closes
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def _sync(path: Path) -> None:

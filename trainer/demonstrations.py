@@ -26,12 +26,16 @@ class Demonstration:
 
 
 def render(episode: Episode, renderer: Renderer, env: type[Env]) -> Demonstration:
-    """A scripted episode as the learner would have seen and written it."""
+    """A scripted episode as the learner would have seen and written it. Raises ``UsageError`` for an action
+    that the learner's form cannot say."""
     tools = env.interface.specs
     ids = list(renderer.opening(describe(env), episode.opening))
     taught = [False] * len(ids)
     for turn in episode.turns:
-        written = renderer.encode(turn.action, tools)
+        try:
+            written = renderer.encode(turn.action, tools)
+        except ValueError as error:
+            raise UsageError(f"demonstration {episode.episode_id}: {error}") from None
         ids += written
         taught += [True] * len(written)
         if turn is not episode.turns[-1]:

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 
 from turnwise.agents.torch import sequence_logprobs
 from turnwise.trainer.demonstrations import Demonstration
+from turnwise.trainer.learner import take_step
 from turnwise.trainer.recipe import WarmStart
 
 WARM_UP_STEPS = 30
+GRAD_CLIP = 1.0
 
 
 class Imitator:
@@ -36,7 +38,10 @@ class Imitator:
         self._batches = [by_length[i : i + settings.batch] for i in range(0, len(by_length), settings.batch)]
 
     def step(self, number: int) -> float:
-        """Gradient step ``number``, counted from 0; the loss per taught token before it."""
+        """Gradient step ``number``, counted from 0; the loss per taught token before it.
+
+        Raises :class:`~turnwise.trainer.learner.DivergedError`.
+        """
         batch = random.Random(f"{self.seed}/{number}").choice(self._batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * min(1.0, (number + 1) / WARM_UP_STEPS)
@@ -47,9 +52,9 @@ class Imitator:
         loss = -(logprobs * weights).sum() / weights.sum()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return loss.item()
+        value = loss.item()
+        take_step(self.optimizer, value, GRAD_CLIP, "lower warm_start.lr")
+        return value
 
 
 def _padded(batch: Sequence[Demonstration]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,9 +22,11 @@ from turnwise.trainer.loss import clipped_policy_loss
 from turnwise.trainer.recipe import ClipLoss, Optimizer
 from turnwise.trainer.table import TurnTable
 
+LOWER_RATE = "lower optimizer.lr or check the rewards"
+
 
 class DivergedError(RuntimeError):
-    """A loss or a gradient is no longer finite; the weights are those of before the step."""
+    """A loss or a gradient is no longer finite; the weights are those of before that optimiser step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,18 @@ class Learner:
                 f"log-probabilities differ from the rollout's by {gap:.3g} on average (guards.logprob_gap "
                 f"is {max_gap}): rollout and trainer do not hold the same weights or tokens"
             )
-        return StepStats(total, self.apply_gradients(total), clipped, kl, gap)
+        norm = take_step(self.optimizer, total, self.settings.grad_clip, LOWER_RATE)
+        return StepStats(total, norm, clipped, kl, gap)
 
-    def apply_gradients(self, loss: float) -> float:
-        """Clip, check and take the step; the gradient's norm before clipping."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip))
-        if not (math.isfinite(norm) and math.isfinite(loss)):
-            raise DivergedError(f"loss {loss}, gradient norm {norm}: lower optimizer.lr or check the rewards")
-        self.optimizer.step()
-        return norm
+
+def take_step(optimizer: torch.optim.Optimizer, loss: float, grad_clip: float, remedy: str) -> float:
+    """Clip the gradient, check it and take the step; its norm before clipping.
+
+    Raises :class:`DivergedError`, with the remedy, instead of taking a step that is not finite.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
+    if not (math.isfinite(norm) and math.isfinite(loss)):
+        raise DivergedError(f"loss {loss}, gradient norm {norm}: {remedy}")
+    optimizer.step()
+    return norm

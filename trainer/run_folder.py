@@ -13,14 +13,19 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.types import Model
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.table import TurnTable
 
+_CONFIG_DRAFT = ".config.tmp"
 CREDIT_COLUMNS = ("step_reward", "return", "value", "advantage")
 """Columns kept of every turn, where the recipe's stages give them."""
 
@@ -60,15 +65,29 @@ class Run:
 
 def create(folder: Path, recipe: Recipe) -> None:
     """Start a run's folder. Raises ``UsageError`` for one that holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or begun(folder)):
         raise UsageError(
             f"run {str(folder)!r} exists; add --resume to go on with it, or choose another folder"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        draft = folder / _CONFIG_DRAFT
+        draft.write_text(recipe.to_yaml(), encoding="utf-8")
+        draft.replace(folder / "config.yaml")
     except OSError as error:
         raise UsageError(f"run {str(folder)!r} cannot be written: {error.strerror}") from None
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder holds anything; one that was killed before its config.yaml was whole does not."""
+    return folder.exists() and any(path.name != _CONFIG_DRAFT for path in folder.iterdir())
+
+
+def sweep(folder: Path) -> None:
+    """Before a run goes on: remove the summary of how it ended, and drafts that a killed process left."""
+    for pattern in ("summary.json", ".*.jsonl.*", "episodes/.*.jsonl.*"):
+        for old in folder.glob(pattern):
+            old.unlink()
 
 
 def stored_recipe(folder: Path) -> Recipe:
@@ -90,15 +109,44 @@ def write_credit(folder: Path, step: int, table: TurnTable) -> None:
         values = {c: [round(float(v), 6) for v in table[c][start : starts[i + 1]]] for c in columns}
         lines.append(json.dumps({"episode_id": str(names[i]), "columns": values}) + "\n")
     scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(lines), encoding="utf-8")
+    with writing(path):
+        scratch.write_text("".join(lines), encoding="utf-8")
     scratch.replace(path)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
     """Write ``summary.json``, whole or not at all."""
     scratch = folder / ".summary.tmp"
-    scratch.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with writing(folder / "summary.json"):
+        scratch.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
     scratch.replace(folder / "summary.json")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in an error of the disk, which where it is full does not say itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Wall and CPU seconds since a run began, those before a resume included."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def start(cls, wall: float, cpu: float) -> Self:
+        """A clock that shows these seconds now."""
+        return cls(time.monotonic() - wall, cpu_seconds() - cpu)
+
+    def spent(self) -> tuple[float, float]:
+        """Wall and CPU seconds."""
+        return time.monotonic() - self.wall, cpu_seconds() - self.cpu
 
 
 def cpu_seconds() -> float:

@@ -164,7 +164,7 @@ class Optimizer(Section):
     """Episodes per gradient step."""
     epochs: PositiveInt = 1
     """Passes over a step's episodes."""
-    max_tokens: PositiveInt = 16_384
+    max_tokens: PositiveInt = 2048
     """Tokens of one forward pass at most, padding counted; bounds memory, not what is learned."""
 
 

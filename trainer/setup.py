@@ -28,6 +28,7 @@ from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.tasks import TaskSet
+from turnwise.sandbox.backends import load, told
 from turnwise.trainer import checkpoint
 from turnwise.trainer.checkpoint import Progress
 from turnwise.trainer.columns import base_columns
@@ -35,6 +36,7 @@ from turnwise.trainer.demonstrations import Demonstration, recorded, render, tra
 from turnwise.trainer.learner import Learner
 from turnwise.trainer.pipeline import Pipeline
 from turnwise.trainer.recipe import FolderModel, Recipe, TinyModel, WarmStart
+from turnwise.trainer.run_folder import Clock, writing
 from turnwise.trainer.tracker import Watcher
 
 DEMONSTRATIONS = "demonstrations.jsonl"
@@ -84,9 +86,25 @@ def prepare(recipe: Recipe) -> Plan:
         resolve_device(recipe.device)
     except ValueError as error:
         raise UsageError(f"recipe {recipe.name}: {error}") from None
-    if isinstance(recipe.model, FolderModel) and not (Path(recipe.model.path) / "config.json").is_file():
-        raise UsageError(f"recipe {recipe.name}: model.path={recipe.model.path!r} has no config.json")
+    _check_model(recipe)
+    if env.sandbox_spec is not None and recipe.backend != "auto":
+        probe = load(recipe.backend).probe()
+        if not probe.available:
+            raise UsageError(f"recipe {recipe.name}: backend {recipe.backend!r} does not run: {told(probe)}")
     return Plan(recipe, env, pipeline)
+
+
+def _check_model(recipe: Recipe) -> None:
+    match recipe.model:
+        case FolderModel(path=path):
+            if not (Path(path) / "config.json").is_file():
+                raise UsageError(f"recipe {recipe.name}: model.path={path!r} has no config.json")
+        case TinyModel(hidden_size=size, heads=heads, kv_heads=kv_heads):
+            if heads % kv_heads or size < 2 * heads or size // heads % 2:
+                raise UsageError(
+                    f"recipe {recipe.name}: model: hidden_size={size}, heads={heads}, kv_heads={kv_heads}: "
+                    "kv_heads must divide heads, and a head's size, hidden_size / heads, must be even"
+                )
 
 
 @dataclass(slots=True)
@@ -103,8 +121,9 @@ class Parts:
     policy: TorchPolicy
     learner: Learner
     progress: Progress
+    clock: Clock
     demonstrations: list[Demonstration]
-    """What a warm start imitates; empty when it is over."""
+    """What a warm start imitates; empty where there is none or it is over."""
     checkpoint: Path | None
     """What this was restored from."""
 
@@ -116,10 +135,11 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
     torch.set_num_threads(1)
     saved = checkpoint.latest(folder)
     progress = checkpoint.load_progress(saved) if saved else Progress()
+    clock = Clock.start(progress.wall_seconds, progress.cpu_seconds)
     backend = None if recipe.backend == "auto" else recipe.backend
     async with LocalEnvs(backend=backend, capacity=plan.concurrency) as envs:
         shown: list[Episode] = []
-        if progress.phase == "warm_start":
+        if progress.phase == "warm_start" and (recipe.warm_start or isinstance(recipe.model, TinyModel)):
             shown = await demonstrate(plan, folder, envs, watcher)
         tokenizer = _tokenizer(plan, folder, saved, shown)
         model = _model(recipe, saved, tokenizer)
@@ -142,7 +162,11 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
                 policy=policy,
                 learner=learner,
                 progress=progress,
-                demonstrations=[recorded(episode) or render(episode, renderer, env) for episode in shown],
+                clock=clock,
+                demonstrations=[
+                    recorded(episode) or render(episode, renderer, env)
+                    for episode in (shown if recipe.warm_start else ())
+                ],
                 checkpoint=saved,
             )
 
@@ -178,7 +202,8 @@ async def demonstrate(plan: Plan, folder: Path, envs: LocalEnvs, watcher: Watche
     good = [episode for episode in episodes if episode.score is not None]
     if not good:
         raise UsageError(f"no demonstration of {recipe.env} could be played: {episodes[0].error}")
-    write_episodes(path, good)
+    with writing(path):
+        write_episodes(path, good)
     return good
 
 

@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 
 from turnwise.agents.evaluate import model_folder
 from turnwise.agents.store import write_episodes
+from turnwise.envs.errors import UsageError
 from turnwise.trainer import run_folder
 from turnwise.trainer.demonstrations import successes
-from turnwise.trainer.recipe import Recipe, WarmStart
+from turnwise.trainer.recipe import FolderModel, Recipe, WarmStart
 from turnwise.trainer.run_folder import Run
 from turnwise.trainer.setup import DEMONSTRATIONS, TOKENIZER, open_parts, prepare
 from turnwise.trainer.tracker import Tracker, Watcher
@@ -47,9 +48,18 @@ async def sft(
 
 def _create(folder: Path, recipe: Recipe, source: Path | None) -> None:
     """The folder, with what it imitates where that comes from another run."""
-    imitated = None if source is None else (successes(source), model_folder(source))
+    if source is None:
+        run_folder.create(folder, recipe)
+        return
+    episodes, tokenizer = successes(source), AutoTokenizer.from_pretrained(model_folder(source))
+    if isinstance(recipe.model, FolderModel):
+        own = AutoTokenizer.from_pretrained(recipe.model.path)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise UsageError(
+                f"run {str(source)!r} was written with another tokenizer than that of "
+                f"model.path={recipe.model.path!r}, which cannot read it"
+            )
     run_folder.create(folder, recipe)
-    if imitated is not None:
-        episodes, model = imitated
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    with run_folder.writing(folder / DEMONSTRATIONS):
         write_episodes(folder / DEMONSTRATIONS, episodes)
-        AutoTokenizer.from_pretrained(model).save_pretrained(folder / TOKENIZER)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from turnwise.envs.errors import UsageError, unknown
+from turnwise.trainer.run_folder import writing
 
 Row = Mapping[str, Any]
 
@@ -40,12 +41,15 @@ class JsonLines:
     """Appends rows to a file; each line is whole or, after a crash, cut off by :func:`truncate`."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
 
     def log(self, row: Row) -> None:
-        """Write one line and hand it to the operating system."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        """Hand one line to the operating system. Raises ``OSError`` naming the file."""
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with writing(self._path):
+            while line:
+                line = line[self._file.write(line) :]
 
     def close(self) -> None:
         """Close the file."""
@@ -152,15 +156,17 @@ def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 def truncate(path: Path, step: int, round_: int) -> None:
     """Drop rows after a training step and a round of the warm start, and a torn last line: what a resumed
-    run will write again."""
+    run will write again, the evaluation before the first step included."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
-        if row["step"] <= step and row.get("round", 0) <= round_ and row["kind"] != "final":
+        again = row["kind"] == "final" or (row["kind"] == "eval" and step == 0)
+        if row["step"] <= step and row.get("round", 0) <= round_ and not again:
             kept.append(line + "\n")
     scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(kept), encoding="utf-8")
+    with writing(path):
+        scratch.write_text("".join(kept), encoding="utf-8")
     scratch.replace(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -46,13 +47,14 @@ async def train(
     """Train a recipe into a folder.
 
     ``env`` replaces the recipe's environment. With ``resume`` an existing folder's own recipe is gone on
-    with from its newest checkpoint. Raises ``UsageError`` for whatever can be known to be wrong before
-    work starts.
+    with from its newest checkpoint. The trackers are closed at the end. Raises ``UsageError`` for whatever
+    can be known to be wrong before work starts, and ``OSError`` naming the file where one cannot be written.
     """
     folder = Path(run)
-    resume = resume and folder.exists()
+    resume = resume and run_folder.begun(folder)
     if resume:
         recipe = run_folder.stored_recipe(folder)
+        run_folder.sweep(folder)
     elif env is not None:
         recipe = recipe.override(env=env)
     plan = prepare(recipe)
@@ -78,13 +80,20 @@ class TrainingLoop:
             truncate(metrics, self.progress.step, self.progress.round)
             event = "resume"
         self._tracker = Trackers([JsonLines(metrics), *trackers])
-        self._wall = time.monotonic() - self.progress.wall_seconds
-        self._cpu = run_folder.cpu_seconds() - self.progress.cpu_seconds
-        self.log(event, {"phase": self.progress.phase})
+        self._event = event
 
     async def run(self, *, reinforce: bool = True) -> Run:
         """All that is left to do, then the held-out evaluation; without ``reinforce`` the warm start."""
-        stopped = "finished"
+        with closing(self._tracker):
+            self.log(self._event, {"phase": self.progress.phase})
+            stopped = await self._go_on(reinforce)
+            result = await self.evaluate("final", "test")
+            summary = self._summary(result, stopped)
+            run_folder.write_summary(self.parts.folder, summary)
+        return Run(self.parts.folder, summary)
+
+    async def _go_on(self, reinforce: bool) -> str:
+        """Warm start and training, as far as they are not done; why it ended."""
         try:
             if self.progress.phase == "warm_start":
                 await warm_start(self)
@@ -93,13 +102,9 @@ class TrainingLoop:
             while reinforce and self.progress.step < self.recipe.steps and not self.progress.satisfied:
                 await self.step()
         except (RunStopped, DivergedError, GateMissed) as reason:
-            stopped = str(reason)
-            self.log("stop", {"reason": stopped})
-        result = await self.evaluate("final", "test")
-        summary = self._summary(result, stopped)
-        run_folder.write_summary(self.parts.folder, summary)
-        self._tracker.close()
-        return Run(self.parts.folder, summary)
+            self.log("stop", {"reason": str(reason)})
+            return str(reason)
+        return "finished"
 
     async def step(self) -> None:
         """One training step, from tasks to a checkpoint."""
@@ -107,10 +112,10 @@ class TrainingLoop:
         started = time.perf_counter()
         episodes = await self._roll_out(number)
         rolled = time.perf_counter()
-        credit = await asyncio.to_thread(self._credit, episodes)
-        credited = time.perf_counter()
         row: dict[str, Any] = rates(episodes)
         warnings = self.watch.step(row, episodes)
+        credit = await asyncio.to_thread(self._credit, episodes)
+        credited = time.perf_counter()
         stats = await asyncio.to_thread(
             parts.learner.update,
             credit.table,
@@ -156,18 +161,18 @@ class TrainingLoop:
             concurrency=self.parts.plan.concurrency,
             listener=ended,
         )
-        low, high = result.interval
-        row = rates(result.episodes) | {"split": split, "tasks": total, "low": low, "high": high}
-        row["milestones"] = milestone_rates(result.episodes, self.parts.plan.env.milestone_names())
+        row = rates(result.episodes) | {"split": split, "tasks": total}
+        if result.scored:
+            row["low"], row["high"] = result.interval
+            row["milestones"] = milestone_rates(result.episodes, self.parts.plan.env.milestone_names())
         self.log(kind, row)
-        path = episode_path(self.parts.folder, kind, self.progress.step)
-        await asyncio.to_thread(write_episodes, path, result.episodes)
+        await asyncio.to_thread(self._write_episodes, kind, self.progress.step, result.episodes)
         return result
 
     async def save(self, optimizer: torch.optim.Optimizer) -> None:
         """A checkpoint of everything as it is now."""
         self.progress.watch = self.watch.state
-        self.progress.wall_seconds, self.progress.cpu_seconds = self._spent()
+        self.progress.wall_seconds, self.progress.cpu_seconds = self.parts.clock.spent()
         parts = self.parts
         await asyncio.to_thread(
             checkpoint.save, parts.folder, self.progress, parts.model, parts.tokenizer, optimizer
@@ -175,7 +180,7 @@ class TrainingLoop:
 
     def log(self, kind: str, row: dict[str, Any]) -> None:
         """A row of metrics."""
-        wall, cpu = self._spent()
+        wall, cpu = self.parts.clock.spent()
         head = {"kind": kind, "step": self.progress.step, "wall_seconds": wall, "cpu_seconds": cpu}
         self._tracker.log(head | row)
 
@@ -223,15 +228,18 @@ class TrainingLoop:
         }
 
     def _store(self, number: int, episodes: Sequence[Episode], credit: Credit) -> None:
-        write_episodes(episode_path(self.parts.folder, "step", number), episodes)
+        self._write_episodes("step", number, episodes)
         run_folder.write_credit(self.parts.folder, number, credit.table)
 
-    def _spent(self) -> tuple[float, float]:
-        """Wall and CPU seconds since the run began, those before a resume included."""
-        return time.monotonic() - self._wall, run_folder.cpu_seconds() - self._cpu
+    def _write_episodes(
+        self, kind: Literal["step", "eval", "final"], step: int, episodes: Sequence[Episode]
+    ) -> None:
+        path = episode_path(self.parts.folder, kind, step)
+        with run_folder.writing(path):
+            write_episodes(path, episodes)
 
     def _summary(self, result: Evaluation, stopped: str) -> Summary:
-        wall, cpu = self._spent()
+        wall, cpu = self.parts.clock.spent()
         scored = bool(result.scored)
         return Summary(
             recipe=self.recipe.name,

@@ -25,27 +25,28 @@ class GateMissed(Exception):
 async def warm_start(run: TrainingLoop) -> None:
     """Go through the rounds that are left; ends in phase ``train`` with a checkpoint.
 
-    Raises :class:`GateMissed`.
+    Raises :class:`GateMissed`, and what ends a run in training too.
     """
     settings, parts, progress = run.recipe.warm_start, run.parts, run.progress
     if settings is not None:
         imitator = Imitator(parts.model, parts.demonstrations, settings, run.recipe.seed)
         if parts.checkpoint is not None:
             checkpoint.load_optimizer(parts.checkpoint, imitator.optimizer)
-        success = 0.0
-        while success < settings.gate:
+        while progress.success < settings.gate:
             start = progress.round * settings.check_every
             if start >= settings.max_steps:
                 raise GateMissed(
-                    f"warm start: {success:.1%} of sampled episodes succeed after {start} steps, the gate is "
-                    f"{settings.gate:.1%}; raise warm_start.max_steps or warm_start.demonstrations"
+                    f"warm start: {progress.success:.1%} of sampled episodes succeed after "
+                    f"{settings.max_steps} steps, the gate is {settings.gate:.1%}; raise "
+                    "warm_start.max_steps or warm_start.demonstrations"
                 )
-            loss = await asyncio.to_thread(_round, run, imitator, start, settings.check_every)
+            count = min(settings.check_every, settings.max_steps - start)
+            loss = await asyncio.to_thread(_round, run, imitator, start, count)
             await parts.engine.refresh()
-            success = await _sampled_success(run)
+            progress.success = await _sampled_success(run)
             progress.round += 1
-            run.log("warm_start", {"round": progress.round, "loss": loss, "success": success})
-            if success < settings.gate:
+            run.log("warm_start", {"round": progress.round, "loss": loss, "success": progress.success})
+            if progress.success < settings.gate:
                 await run.save(imitator.optimizer)
     progress.phase = "train"
     await run.save(parts.learner.optimizer)
@@ -70,4 +71,5 @@ async def _sampled_success(run: TrainingLoop) -> float:
         envs=run.parts.envs,
         concurrency=run.parts.plan.concurrency,
     )
-    return result.success if result.scored else 0.0
+    run.watch.exclusions(result.episodes)
+    return result.success

@@ -30,20 +30,24 @@ class Watch:
         self.state: dict[str, Any] = {"best_completion": 0.0, "excluded": [], "success": []} | state
 
     def step(self, row: dict[str, Any], episodes: Sequence[Episode]) -> list[str]:
-        """Warnings of a step. Raises :class:`RunStopped` when too many episodes are excluded."""
+        """Warnings of a step. Raises what :meth:`exclusions` raises."""
+        share = self.exclusions(episodes)
+        return [*self._completion(row["completion"]), *self._selection(share, row["success"])]
+
+    def exclusions(self, episodes: Sequence[Episode]) -> float:
+        """The share of episodes that say nothing about the agent. Raises :class:`RunStopped` when they are
+        too many, or all."""
         share = float(np.mean([not e.end.trainable for e in episodes]))
-        if share > self.guards.excluded:
+        if share > self.guards.excluded or share == 1.0:
             reasons = ", ".join(sorted({e.error for e in episodes if not e.end.trainable})[:3])
             raise RunStopped(
                 f"{share:.0%} of the episodes failed through no fault of the agent (guards.excluded is "
                 f"{self.guards.excluded:.0%}): {reasons}"
             )
-        return [*self._completion(row.get("completion")), *self._selection(share, row.get("success"))]
+        return share
 
-    def _completion(self, completion: float | None) -> list[str]:
+    def _completion(self, completion: float) -> list[str]:
         """Paying for progress can teach an agent not to submit, which forfeits progress to come."""
-        if completion is None:
-            return []
         best = self.state["best_completion"] = max(self.state["best_completion"], completion)
         if best - completion <= self.guards.completion_drop:
             return []
@@ -52,9 +56,9 @@ class Watch:
             "compare with the outcome recipe or lower the weight of progress"
         ]
 
-    def _selection(self, share: float, success: float | None) -> list[str]:
+    def _selection(self, share: float, success: float) -> list[str]:
         """Excluding episodes is harmless only while it does not depend on what the policy does."""
-        for name, value in (("excluded", share), ("success", success or 0.0)):
+        for name, value in (("excluded", share), ("success", success)):
             self.state[name] = [*self.state[name], value][-WINDOW:]
         excluded, succeeded = np.array(self.state["excluded"]), np.array(self.state["success"])
         if len(excluded) < WINDOW or excluded.mean() < 0.01 or not (excluded.std() and succeeded.std()):

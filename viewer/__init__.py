@@ -1,1 +1,1 @@
-"""."""
+"""What shows a run: the HTML report, the terminal views, live progress."""

@@ -20,6 +20,7 @@ from turnwise.viewer.words import clip, duration, interval, percent, printable
 
 LINE_SECONDS = 5.0
 """Without a terminal: time between two lines, evaluations and warnings apart."""
+BLUE = "#3f82bd"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -142,7 +143,7 @@ class Progress:
             rows.append(("warm start", Text(self._warm_start(warm).removeprefix("warm start, "))))
         if train := self._rows.get("train"):
             curve = "".join(BLOCKS[round(s * (len(BLOCKS) - 1))] for s in self._curve[-24:])
-            rows.append(("success", Text(f"{percent(self._curve[-1]):>6}  {curve}")))
+            rows.append(("success", Text(f"{percent(self._curve[-1])}  {curve}")))
         held_out = self._rows.get("final") or self._rows.get("eval")
         if held_out:
             rows.append(("held out", Text(self._held_out(held_out))))
@@ -171,5 +172,6 @@ class Progress:
 
 def _bar(done: float, total: float, words: str) -> RenderableType:
     line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_row(ProgressBar(total=total or 1, completed=done, width=24), Text(words))
+    bar = ProgressBar(total or 1, done, width=24, complete_style=BLUE, finished_style=BLUE)
+    line.add_row(bar, Text(words))
     return line

@@ -58,12 +58,9 @@ def draw(
 
 def _inverse(logprobs: Tensor, uniform: Floats) -> Tensor:
     mass = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    total = mass[:, -1:]
-    target = torch.from_numpy(uniform).to(mass.device)[:, None] * total
-    # rounding may lift the product to the total itself, which no entry exceeds
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    index = torch.searchsorted(mass, target, right=True)[:, 0]
-    return index.clamp_(max=mass.shape[1] - 1)
+    target = torch.from_numpy(uniform).to(mass.device)[:, None] * mass[:, -1:]
+    # the first entry to reach a positive target has a probability of its own; past the end only for NaN
+    return torch.searchsorted(mass, target)[:, 0].clamp_(max=mass.shape[1] - 1)
 
 
 def _filter(logits: Tensor, top_k: npt.NDArray[np.int64], top_p: Floats) -> Tensor:

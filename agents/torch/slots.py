@@ -37,10 +37,9 @@ class SlotTable:
     def begin(self, slot: int, seed: int, sampling: Sampling, stops: frozenset[int], limit: int) -> None:
         """Set the slot up for a completion of at most ``limit`` tokens."""
         self.seed[slot] = seed & 0xFFFFFFFFFFFFFFFF
-        greedy = sampling.temperature == 0
         self.temperature[slot] = sampling.temperature
-        self.top_k[slot] = 0 if greedy else sampling.top_k
-        self.top_p[slot] = 1.0 if greedy else sampling.top_p
+        self.top_k[slot] = sampling.top_k
+        self.top_p[slot] = sampling.top_p
         self.limit[slot] = limit
         self.produced[slot] = 0
         if len(stops) > self.stops.shape[1]:

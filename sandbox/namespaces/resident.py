@@ -137,7 +137,9 @@ class Resident:
             raise RuntimeError("a command is already running in the shell of this sandbox")
         if self._shell is None:
             cwd, env = head["state"] or (WORKSPACE, None)
-            self._shell = Shell(self._launcher, self._selector, cwd, env, self._output, self._on_end)
+            self._shell = Shell(
+                self._launcher, self._selector, cwd, env, self._output, self._on_end, self._exhausted
+            )
         job = self._shell.job
         self._forget(job)
         self._start(head, job)

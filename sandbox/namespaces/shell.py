@@ -13,7 +13,7 @@ import contextlib
 import os
 import selectors
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from turnwise.sandbox.namespaces.jobs import Ended, Job, Stream
 from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
@@ -29,6 +29,9 @@ _RUN = {
 }
 STATE_DEADLINE = 2.0
 
+Exhausted = Callable[[], str | None]
+"""Tells the resource that ran out since it was asked last, if one did."""
+
 
 class Shell:
     """A running shell. ``job`` ends when the shell does."""
@@ -41,6 +44,7 @@ class Shell:
         env: Mapping[str, str] | None,
         limit: int,
         ended: Ended,
+        exhausted: Exhausted,
     ) -> None:
         program = next((path for path in _RUN if os.path.exists(path)), "/bin/sh")
         loop = _LOOP.replace("{state}", _STATE).replace("{run}", _RUN[program])
@@ -55,7 +59,8 @@ class Shell:
         pid = launcher.spawn([program, "-c", loop], ENVIRONMENT if env is None else env, cwd, theirs)
         for fd in (null, printed, commands, statuses):
             os.close(fd)
-        self._selector, self._token, self._partial = selector, "", b""
+        self._selector, self._exhausted = selector, exhausted
+        self._token, self._partial = "", b""
         self.job = Job(selector, pid, [Stream(output, limit)], ended)
         os.set_blocking(self._statuses, False)
         selector.register(self._statuses, selectors.EVENT_READ, self._on_status)
@@ -98,7 +103,7 @@ class Shell:
         status = self._status()
         if status is not None and self.busy:
             self._token = ""
-            self.job.finish(status)
+            self.job.finish(status, self._exhausted())
 
     def state(self) -> tuple[str, dict[str, str]] | None:
         """Working directory and exported variables of an idle shell; None when it does not tell."""

@@ -216,7 +216,7 @@ async def test_deterministic_rollouts_are_equal_to_the_bit_whatever_the_timing(
 
 
 async def test_a_wave_names_the_episode_that_does_not_come(model: PreTrainedModel) -> None:
-    async with Engine(model, deterministic=True, lockstep_seconds=0.05) as engine:
+    async with asyncio.timeout(30), Engine(model, deterministic=True, lockstep_seconds=0.05) as engine:
         here, _absent = engine.open(key("here")), engine.open(key("absent"))
         with pytest.raises(TimeoutError, match=r"\['absent'\]"):
             await here.generate([1, 2], Sampling(), NO_STOP)
@@ -231,6 +231,11 @@ async def test_finish_says_what_ended_the_completion(model: PreTrainedModel) -> 
         assert stopped.finish == "stop"
         assert stopped.ids == full.ids[: full.ids.index(full.ids[2]) + 1]
         sequence = engine.open(key("a"))
+        every = await sequence.generate([1, 2, 3], Sampling(max_tokens=4), frozenset(range(VOCABULARY)))
+        assert (every.finish, len(every.ids)) == ("stop", 1)
+        unstopped = await sequence.generate([], Sampling(max_tokens=4), NO_STOP)
+        assert (unstopped.finish, len(unstopped.ids)) == ("length", 4)
+        sequence = engine.open(key("a"))
         filled = await sequence.generate([1, 2, 3], Sampling(max_tokens=50), NO_STOP)
         assert (filled.finish, len(filled.ids), sequence.length) == ("context", 13, 16)
         refused = await sequence.generate([5], Sampling(), NO_STOP)
@@ -238,13 +243,13 @@ async def test_finish_says_what_ended_the_completion(model: PreTrainedModel) -> 
 
 
 async def test_more_sequences_than_slots_take_turns(model: PreTrainedModel) -> None:
-    async with Engine(model, max_sequences=2) as engine:
+    async with asyncio.timeout(30), Engine(model, max_sequences=2) as engine:
         histories = await play_all(engine, list(range(7)))
     assert max(history.error(model) for history in histories) < 1e-4
 
 
 async def test_closing_cancels_and_frees_the_slot(model: PreTrainedModel) -> None:
-    async with Engine(model, max_sequences=1) as engine:
+    async with asyncio.timeout(30), Engine(model, max_sequences=1) as engine:
         holder, waiter = engine.open(key("holder")), engine.open(key("waiter"))
         await holder.generate([1, 2], Sampling(max_tokens=2), NO_STOP)
         waiting = asyncio.create_task(waiter.generate([1], Sampling(max_tokens=2), NO_STOP))
@@ -264,7 +269,7 @@ async def test_closing_cancels_and_frees_the_slot(model: PreTrainedModel) -> Non
 
 
 async def test_a_cancelled_generate_gives_its_slot_back(model: PreTrainedModel) -> None:
-    async with Engine(model, max_sequences=1) as engine:
+    async with asyncio.timeout(30), Engine(model, max_sequences=1) as engine:
         abandoned = engine.open(key("abandoned"))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
@@ -317,7 +322,8 @@ async def test_closing_the_engine_fails_what_is_pending(model: PreTrainedModel) 
         waiting = asyncio.create_task(waiter.generate([1], Sampling(), NO_STOP))
         await asyncio.sleep(0)
     with pytest.raises(EngineClosed):
-        await waiting
+        async with asyncio.timeout(30):
+            await waiting
     with pytest.raises(EngineClosed):
         await waiter.generate([1], Sampling(), NO_STOP)
     with pytest.raises(EngineClosed):
@@ -327,7 +333,7 @@ async def test_closing_the_engine_fails_what_is_pending(model: PreTrainedModel) 
 
 async def test_a_failing_forward_reaches_every_caller(model: PreTrainedModel) -> None:
     norm: Any = model.model.norm
-    async with Engine(model) as engine:
+    async with asyncio.timeout(30), Engine(model) as engine:
         healthy = norm.weight.data
         norm.weight.data = torch.ones(3)
         await engine.refresh()

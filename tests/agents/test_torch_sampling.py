@@ -66,6 +66,11 @@ def test_a_token_of_probability_zero_is_never_drawn(uniform: float, tail: float)
         assert math.isfinite(logprob)
 
 
+def test_top_p_keeps_no_token_beyond_the_mass_it_names() -> None:
+    tokens, logprobs = drawn(torch.zeros(1, 2), np.array([0.1, 0.9]), 1.0, 0, 0.5)
+    assert (tokens, logprobs) == ([0, 0], [0.0, 0.0])
+
+
 def test_a_row_that_is_not_finite_has_no_finite_logprob() -> None:
     logits = torch.zeros(4, 5)
     logits[0, 2], logits[1, 2], logits[2] = math.nan, math.inf, -math.inf

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,3 +130,15 @@ def lab() -> SimpleNamespace:
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that a test defines are forgotten after it."""
     monkeypatch.setattr(stage_module, "_STAGES", dict(stage_module.stages()))
+
+
+@pytest.fixture(scope="session")
+def guess() -> ModuleType:
+    """The environment, the recipe and the mortal runs of guess.py, for tests that train."""
+    spec = importlib.util.spec_from_file_location("guess", Path(__file__).with_name("guess.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["guess"] = module
+    spec.loader.exec_module(module)
+    return module

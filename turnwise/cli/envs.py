@@ -56,16 +56,15 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from turnwise.cli.choices import check_backend
     from turnwise.envs.env import describe
     from turnwise.envs.registry import EnvSpec
     from turnwise.envs.types import SPLITS
     from turnwise.viewer.console import make_console, pairs, view_text
 
-    check_backend(backend)
     spec = EnvSpec.parse(name)
     env = spec.make()
     task = env.task_set(split)[0]
+    view = asyncio.run(opening(spec, split, backend))
     console = make_console()
 
     def section(title: str, lines: list[tuple[str, str]]) -> None:
@@ -81,7 +80,6 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     section("Reward channels", [(name, f"level {level}") for name, level in env.channels().items()])
     section("Options", options(env))
     section("Tasks", [(part, f"{len(env.task_set(part)):,}") for part in SPLITS])
-    view = asyncio.run(opening(spec, split, backend))
     section(
         f"A sample task, {task.id}",
         [("instruction", task.public.instruction or "–"), ("first view", view_text(view))],

@@ -36,12 +36,10 @@ def evaluate_command(
     import asyncio
 
     from turnwise.agents.evaluate import evaluate
-    from turnwise.cli.choices import check_backend
     from turnwise.sandbox.contract import SandboxError
     from turnwise.viewer.console import evaluation_table, make_console
     from turnwise.viewer.progress import Progress
 
-    check_backend(backend)
     console, done = make_console(), 0
     title = f"{policy} on {env}"
 

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from turnwise.cli.choices import command_line
+from turnwise.cli.shell import command_line
 from turnwise.trainer.run_folder import Run
 from turnwise.viewer.console import episode_view, held_out_table, make_console, pairs
 from turnwise.viewer.episodes import pick_episodes

@@ -23,13 +23,12 @@ def show(run: Path, episode: str | None, step: bool, backend: str | None) -> Non
       turnwise show runs/a train-40/3-1
       turnwise show runs/a train-40/3-1 --step
     """
-    from turnwise.cli.choices import check_backend, command_line
+    from turnwise.cli.shell import command_line
     from turnwise.envs.errors import UsageError
     from turnwise.viewer.console import episode_view, make_console, overview
     from turnwise.viewer.episodes import pick_episodes
     from turnwise.viewer.run_folder import RunFolder
 
-    check_backend(backend)
     folder, console = RunFolder(run), make_console()
     if episode is not None:
         shown = folder.episode(episode)

@@ -15,20 +15,10 @@ from rich.text import Text
 from turnwise.agents.renderer import FINISH, Signature, split_words
 from turnwise.agents.trajectory import Turn
 from turnwise.envs.env import Env
-from turnwise.envs.errors import UsageError
-from turnwise.envs.local import LocalEnvs
+from turnwise.envs.local import LocalEnvs, find_task
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
-from turnwise.envs.types import (
-    SPLITS,
-    Action,
-    EpisodeLimits,
-    FinishAction,
-    Step,
-    Task,
-    TaskRef,
-    TextAction,
-)
+from turnwise.envs.types import Action, EpisodeLimits, FinishAction, Step, Task, TextAction
 from turnwise.viewer.console import headline, view_text
 from turnwise.viewer.run_folder import Shown
 from turnwise.viewer.words import action_text, printable, signed
@@ -41,7 +31,7 @@ HELP = "Enter: do what was done · {example}: do that instead · q: quit"
 async def step_through(console: Console, spec: EnvSpec, shown: Shown, backend: str | None) -> None:
     """Ask for an action at each turn until the episode ends or the user quits."""
     env = spec.make()
-    task = unhurried(env, find_task(env, shown.episode.task))
+    task = unhurried(env, await find_task(env, shown.episode.task))
     async with LocalEnvs(backend=backend, capacity=1) as envs, envs.open(spec, task=task) as session:
         view = await session.reset()
         console.print(Text(headline(shown.episode), style="bold"))
@@ -57,19 +47,6 @@ async def step_through(console: Console, spec: EnvSpec, shown: Shown, backend: s
         now = "not scored" if session.score is None else f"score {session.score:g}"
         then = "not scored" if shown.episode.score is None else f"score {shown.episode.score:g}"
         console.print(f"\nThe end: {str(session.end).replace('_', ' ')}, {now} (recorded: {then}).")
-
-
-def find_task(env: Env, ref: TaskRef) -> Task:
-    """The task of a reference: first where its name says, then anywhere. Raises ``UsageError``."""
-    number = ref.id.rpartition("/")[2]
-    sets = [env.task_set(split) for split in SPLITS]
-    likely = (tasks[int(number)] for tasks in sets if number.isdigit() and int(number) < len(tasks))
-    everywhere = (task for tasks in sets for task in tasks)
-    for candidates in (likely, everywhere):
-        for task in candidates:
-            if task.ref == ref:
-                return task
-    raise UsageError(f"task {ref.id!r} (seed {ref.seed}) is in no split of {env.name}; was it changed since?")
 
 
 def unhurried(env: Env, task: Task) -> Task:

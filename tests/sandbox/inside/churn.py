@@ -1,5 +1,6 @@
 """Changes files at random (from the seed given) and prints what is there then. Runs inside."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ def places():
     found = [(top, True) for top in TOPS]
     for top in TOPS:
         for below, directories, files in os.walk(top):
+            directories[:] = [name for name in directories if name != "alternatives"]  # a thousand links
             found += [
                 (os.path.join(below, name), not os.path.islink(os.path.join(below, name)))
                 for name in directories
@@ -29,47 +31,48 @@ def remove(path):
         os.unlink(path)
 
 
-def change(rng):
-    found = places()
-    directories = [path for path, is_directory in found if is_directory]
-    others = [path for path, is_directory in found if not is_directory]
-    target = rng.choice([os.path.join(rng.choice(directories), rng.choice("abc")), rng.choice(found)[0]])
-    if target in TOPS:
+def write(path, mode):
+    with open(path, mode) as file:
+        file.write(str(rng.random()))
+
+
+def mark(path):
+    os.chmod(path, rng.choice([0o700, 0o755, 0o744]))
+    os.setxattr(path, "user.churn", str(rng.random()).encode())
+
+
+def replace(path, make):
+    remove(path)
+    make()
+
+
+def change():
+    """One change somewhere. Of an absent file, a full directory and so on it may be none: an OSError."""
+    found = [path for path, _ in places()]
+    directories = [path for path, is_directory in places() if is_directory]
+    other = rng.choice(found)
+    path = rng.choice([os.path.join(rng.choice(directories), rng.choice("abc")), rng.choice(found)])
+    if path in TOPS:
         return
-    kind = rng.choice(
-        ["remove", "file", "file", "directory", "directory", "link", "hard", "mode", "rename", "append"]
-    )
-    if kind == "append" and os.path.isfile(target) and not os.path.islink(target):
-        with open(target, "a") as file:
-            file.write("more")
-    elif kind == "mode" and os.path.exists(target) and not os.path.islink(target):
-        os.chmod(target, rng.choice([0o700, 0o755, 0o744]))
-        os.setxattr(target, "user.churn", str(rng.random()).encode())
-    elif kind == "rename" and os.path.lexists(target) and not os.path.isdir(target):
-        moved = os.path.join(rng.choice(TOPS), "moved")
-        if target != moved:
-            remove(moved)
-            os.rename(target, moved)
-    elif kind == "hard" and others:
-        source = rng.choice(others)
-        if source != target:
-            remove(target)
-            os.link(source, target, follow_symlinks=False)
-    elif kind in ("remove", "file", "directory", "link"):
-        remove(target)
-        if kind == "file":
-            with open(target, "w") as file:
-                file.write(str(rng.random()))
-        elif kind == "directory":
-            os.mkdir(target)
-        elif kind == "link":
-            os.symlink(rng.choice(["a", "../b", "/nowhere"]), target)
+    target = rng.choice(["a", "../b", "/nowhere"])
+    kinds = [
+        lambda: remove(path),
+        lambda: replace(path, lambda: write(path, "x")),
+        lambda: replace(path, lambda: os.mkdir(path)),
+        lambda: replace(path, lambda: os.symlink(target, path)),
+        lambda: replace(path, lambda: os.link(other, path, follow_symlinks=False)),
+        lambda: write(path, "r+"),
+        lambda: mark(path),
+        lambda: os.rename(path, os.path.join(rng.choice(TOPS), "moved")),
+    ]
+    with contextlib.suppress(OSError):
+        rng.choice(kinds)()
 
 
+rng = random.Random(*map(int, sys.argv[1:2]))
 if sys.argv[1:]:
-    rng = random.Random(int(sys.argv[1]))
     for _ in range(12):
-        change(rng)
+        change()
 for path, _ in places():
     status = os.lstat(path)
     attributes, body = [], ""

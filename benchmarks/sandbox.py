@@ -1,0 +1,181 @@
+"""What a sandbox costs: time of each operation, processor time with all that goes on behind it, many at once.
+
+    python benchmarks/sandbox.py [--backend NAME] [--n 200] [--many 200] [--json FILE]
+
+Between operations there is a pause, as between an agent's turns, in which a backend prepares what it
+likes; the processor time counts that too: it is the owner's and that of every process below it, the
+ended ones included, until they rest. A busy machine shows in the 99th percentile first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from turnwise.sandbox import Backend, Limits, MiB, Sandbox, SandboxSpec, backend
+
+PAUSE = 0.02
+REST = 0.3
+TICKS = os.sysconf("SC_CLK_TCK")
+DIRTY = "mkdir -p a; for n in $(seq 100); do echo $n > a/$n; done; head -c 5000000 /dev/zero > big"
+PROCESSES = "for n in 1 2 3 4 5; do sleep 99 & done; " + DIRTY
+
+Operation = Callable[[], Awaitable[object]]
+
+
+def processor_time() -> float:
+    """Seconds of all processes from us down, with those they have waited for. Resolution: one tick each."""
+    total, left = 0, [os.getpid()]
+    while left:
+        pid = left.pop()
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        except OSError:
+            continue  # it ended meanwhile: its time is its parent's now
+        total += sum(map(int, fields[11:15]))
+        left += [int(child) for text in children for child in text.split()]
+    return total / TICKS
+
+
+async def measure(n: int, operation: Operation, prepare: Operation | None = None) -> dict[str, float]:
+    """Milliseconds of each of ``n`` runs. The processor time is ``prepare``'s too, where there is one."""
+    taken = []
+    await asyncio.sleep(REST)
+    before = processor_time()
+    for _ in range(n):
+        if prepare is not None:
+            await prepare()
+        await asyncio.sleep(PAUSE)
+        start = time.perf_counter()
+        await operation()
+        taken.append(1000 * (time.perf_counter() - start))
+    await asyncio.sleep(REST)
+    spent = 1000 * (processor_time() - before) / n
+    median, p99 = np.percentile(taken, [50, 99])
+    return {"median_ms": float(median), "p99_ms": float(p99), "cpu_ms": spent}
+
+
+async def operations(made: Backend, n: int) -> AsyncIterator[tuple[str, dict[str, float]]]:
+    boxes: list[Sandbox] = []
+
+    async def create() -> None:
+        boxes.append(await made.create(SandboxSpec()))
+
+    async def close() -> None:
+        await boxes.pop().close()
+
+    yield "create", await measure(n, create)
+    yield "close", await measure(n, close)
+    box = await made.create(SandboxSpec())
+    kibibyte = bytes(1024)
+    yield "write 1 KiB", await measure(n, lambda: box.write("file", kibibyte))
+    yield "read 1 KiB", await measure(n, lambda: box.read("file"))
+    yield "search 100 files", await measure(n, lambda: box.search("needle"), lambda: box.exec(DIRTY))
+    await box.shell("true")
+    yield "shell: true", await measure(n, lambda: box.shell("true"))
+    yield "exec: /bin/true", await measure(n, lambda: box.exec(["/bin/true"]))
+    yield "exec: python3", await measure(n, lambda: box.exec(["python3", "-c", "pass"]))
+    await box.recycle()
+    yield "recycle, clean", await measure(n, box.recycle)
+    yield "recycle, 6 processes, 5 MB", await measure(n, box.recycle, lambda: box.shell(PROCESSES))
+
+    snapshots = []
+
+    async def soil() -> None:
+        await box.recycle()
+        await box.exec(DIRTY)
+
+    async def snapshot() -> None:
+        snapshots.append(await box.snapshot())
+
+    async def fork() -> None:
+        boxes.append(await made.fork(snapshots[len(boxes) % len(snapshots)]))
+
+    yield "snapshot of 5 MB", await measure(n, snapshot, soil)
+    yield "fork", await measure(n, fork)
+    yield "restore", await measure(n, lambda: box.restore(snapshots[0]))
+    for sandbox in (box, *boxes):
+        await sandbox.close()
+    for frozen in snapshots:
+        await made.drop(frozen)
+
+
+@asynccontextmanager
+async def timed(found: dict[str, float], name: str) -> AsyncIterator[None]:
+    start, before = time.perf_counter(), processor_time()
+    yield
+    found[name + "_s"] = time.perf_counter() - start
+    await asyncio.sleep(REST)
+    found[name + "_cpu_s"] = processor_time() - before
+
+
+async def many(made: Backend, count: int) -> dict[str, float]:
+    """Every step for all of them at once: seconds, and memory of one while all are there."""
+    found: dict[str, float] = {}
+    spec = SandboxSpec(Limits(memory=64 * MiB, disk=32 * MiB))
+    free = available()
+    async with timed(found, "create"):
+        boxes = await asyncio.gather(*(made.create(spec) for _ in range(count)))
+    await asyncio.sleep(REST)
+    found["memory_mib"] = (free - available()) / count / MiB
+    async with timed(found, "exec"):
+        await asyncio.gather(*(box.exec(["/bin/true"]) for box in boxes))
+    async with timed(found, "write"):
+        await asyncio.gather(*(box.write("file", bytes(1024)) for box in boxes))
+    async with timed(found, "recycle"):
+        await asyncio.gather(*(box.recycle() for box in boxes))
+    async with timed(found, "close"):
+        await asyncio.gather(*(box.close() for box in boxes))
+    return found
+
+
+def available() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+
+
+async def run(name: str | None, n: int, count: int, console: Console) -> dict[str, Any]:
+    made = backend(name)
+    table = Table("operation", "median ms", "p99 ms", "CPU ms", title=f"{made.name}, n = {n}")
+    result: dict[str, Any] = {"backend": made.name, "n": n, "operations": {}}
+    start = time.perf_counter()
+    async with made.running():
+        result["start_ms"] = 1000 * (time.perf_counter() - start)
+        async for operation, figures in operations(made, n):
+            result["operations"][operation] = figures
+            table.add_row(operation, *(f"{figure:.2f}" for figure in figures.values()))
+        result["at_once"] = {"count": count, **await many(made, count)}
+    console.print(table)
+    console.print(f"start {result['start_ms']:.0f} ms; {count} at once:")
+    console.print({name: round(figure, 2) for name, figure in result["at_once"].items()})
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", help="the best that runs here, unless told")
+    parser.add_argument("--n", type=int, default=200, help="runs of each operation")
+    parser.add_argument("--many", type=int, default=200, help="sandboxes at once")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    options = parser.parse_args()
+    result = asyncio.run(run(options.backend, options.n, options.many, Console()))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""How a server tells a client what went wrong: a code for programs, a message and a remedy for people."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from turnwise.envs.types import EndReason, Model
+
+MAX_FRAME = 16 << 20
+"""Bytes of one frame. A larger one is refused; beyond four times as much the connection ends."""
+
+
+class Code(StrEnum):
+    """What went wrong."""
+
+    INVALID_JSON = "invalid_json"
+    UNKNOWN_TYPE = "unknown_type"
+    INVALID_REQUEST = "invalid_request"
+    TOO_LARGE = "too_large"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    USAGE = "usage"
+    UNKNOWN_SESSION = "unknown_session"
+    DUPLICATE_SESSION = "duplicate_session"
+    WRONG_ORDER = "wrong_order"
+    RUNNING = "running"
+    ENDED = "ended"
+    BUSY = "busy"
+    DEADLINE = "deadline"
+    CLOSED = "closed"
+    EPISODE_FAILED = "episode_failed"
+    SANDBOX = "sandbox"
+    INTERNAL = "internal"
+
+
+REMEDIES = {
+    Code.INVALID_JSON: "send one JSON object per text frame",
+    Code.UNKNOWN_TYPE: "send one of the types of protocol 1",
+    Code.INVALID_REQUEST: "send the fields of this type, and no others",
+    Code.TOO_LARGE: f"keep frames within {MAX_FRAME >> 20} MiB",
+    Code.UNAUTHORIZED: "send the header 'Authorization: Bearer TOKEN' with a valid token",
+    Code.FORBIDDEN: "use the trainer's token",
+    Code.NOT_FOUND: "ask /turnwise/v1/environments what is served",
+    Code.USAGE: "correct the name or value",
+    Code.UNKNOWN_SESSION: "open a session first; one ends with the connection that opened it",
+    Code.DUPLICATE_SESSION: "give each session a name of its own",
+    Code.WRONG_ORDER: "reset a session once, then step",
+    Code.RUNNING: "wait for the reply before the next call of the same session",
+    Code.ENDED: "open another session for another episode",
+    Code.BUSY: "try again later, close sessions, or serve with more --sessions",
+    Code.DEADLINE: "open another session",
+    Code.CLOSED: "open another session",
+    Code.EPISODE_FAILED: "open another session",
+    Code.SANDBOX: "open another session",
+    Code.INTERNAL: "see the server's log",
+}
+
+
+class Fault(Model):
+    """A refusal or a failure."""
+
+    code: Code
+    message: str
+    remedy: str
+    end: EndReason | None = None
+    """How the episode ended, where it failed to start."""
+
+
+class Refusal(Exception):
+    """A request that is answered with a :class:`Fault`."""
+
+    def __init__(
+        self, code: Code, message: str, *, end: EndReason | None = None, request: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.fault = Fault(code=code, message=message, remedy=REMEDIES[code], end=end)
+        self.request = request
+        """The id of the request that it answers, where that could be read."""

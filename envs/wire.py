@@ -1,0 +1,309 @@
+"""What an environment server and its clients say to each other, protocol version 1.
+
+A connection is one WebSocket at ``/turnwise/v1`` with a JSON object per text frame. The server speaks
+first: a :class:`Welcome`. Then each :class:`Request` gets one :class:`Reply` with its ``id``; replies come
+as they are ready, in any order, so that one connection carries many sessions. Sessions are named by
+who opens them, so that one can be closed before it is known to be open.
+
+What never crosses the wire: a task's secret half, and towards an agent anything of the trainer's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from turnwise.envs.faults import MAX_FRAME, Code, Fault, Refusal
+from turnwise.envs.registry import EnvSpec
+from turnwise.envs.types import (
+    Action,
+    AgentView,
+    EndReason,
+    EpisodeLimits,
+    JsonSchema,
+    Model,
+    Split,
+    Step,
+    TaskPublic,
+    TaskRef,
+    ToolSpec,
+)
+
+PROTOCOL: Literal[1] = 1
+"""Change it, and the path with it, when an old client can no longer talk to a new server."""
+PATH = f"/turnwise/v{PROTOCOL}"
+HEARTBEAT = 40.0
+"""Seconds between pings, either way; a peer that is silent for half of it more is gone."""
+
+SANDBOX_SECONDS = 600.0
+"""How long a reset may wait for its sandbox."""
+FORK_SECONDS = 120.0
+GRACE_SECONDS = 30.0
+"""Added to what a call may take by its episode's own limits."""
+
+SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+MessageId = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+# ---------------------------------------------------------------- requests
+
+
+class TaskBySeed(Model):
+    """The split's task number ``seed``, counted round."""
+
+    kind: Literal["seed"] = "seed"
+    seed: int = 0
+    split: str = "train"
+
+
+class TaskByRef(Model):
+    """A task that the caller knows; refused where the server's of that name reads differently."""
+
+    kind: Literal["ref"] = "ref"
+    ref: TaskRef
+    public: TaskPublic
+    """The limits are the caller's to choose."""
+
+
+TaskChoice: TypeAlias = Annotated[TaskBySeed | TaskByRef, Field(discriminator="kind")]
+
+
+class SessionRequest(Model):
+    """Base of the requests."""
+
+    id: MessageId
+    session: SessionId
+
+
+class OpenRequest(SessionRequest):
+    """Open a session of one task. Waits for a free place."""
+
+    type: Literal["open"] = "open"
+    env: EnvSpec
+    task: TaskChoice
+
+
+class AttachRequest(SessionRequest):
+    """Learn how a session stands that was opened elsewhere."""
+
+    type: Literal["attach"] = "attach"
+
+
+class ResetRequest(SessionRequest):
+    """Start the episode."""
+
+    type: Literal["reset"] = "reset"
+
+
+class StepRequest(SessionRequest):
+    """One turn."""
+
+    type: Literal["step"] = "step"
+    action: Action
+
+
+class ConcludeRequest(SessionRequest):
+    """End the episode for a reason, and grade it."""
+
+    type: Literal["conclude"] = "conclude"
+    end: EndReason
+    error: str = ""
+
+
+class ForkRequest(SessionRequest):
+    """Sessions that go on from here, under these names."""
+
+    type: Literal["fork"] = "fork"
+    twins: tuple[SessionId, ...] = Field(min_length=1, max_length=256)
+
+
+class CloseRequest(SessionRequest):
+    """Give up a session, whatever it is doing; it may be still opening."""
+
+    type: Literal["close"] = "close"
+
+
+Request: TypeAlias = Annotated[
+    OpenRequest | AttachRequest | ResetRequest | StepRequest | ConcludeRequest | ForkRequest | CloseRequest,
+    Field(discriminator="type"),
+]
+
+
+# ---------------------------------------------------------------- replies
+
+
+class SessionInfo(Model):
+    """A session as it stands. An agent gets it without ``ref``, which would let it make the task again
+    with its secret, and without ``agent_token``."""
+
+    session: SessionId
+    env: str
+    guide: str
+    instruction: str
+    limits: EpisodeLimits
+    turn: int
+    end: EndReason | None
+    view: AgentView | None
+    """What the agent saw last, with its tools; None before the reset."""
+    ref: TaskRef | None = None
+    agent_token: str | None = Field(default=None, repr=False)
+    """Lets its bearer step this session and nothing else, until it is closed."""
+
+
+class Welcome(Model):
+    """The server's first frame."""
+
+    type: Literal["welcome"] = "welcome"
+    protocol: Literal[1] = PROTOCOL
+    role: Literal["trainer", "agent"]
+    session: SessionId | None = None
+    """The agent's one session."""
+    patience: float
+    """Seconds that an ``open`` waits for a free place."""
+
+
+class SessionReply(Model):
+    """Answers ``open`` and ``attach``."""
+
+    type: Literal["session"] = "session"
+    id: MessageId
+    info: SessionInfo
+
+
+class ResetReply(Model):
+    """Answers ``reset``."""
+
+    type: Literal["view"] = "view"
+    id: MessageId
+    view: AgentView
+
+
+class StepReply(Model):
+    """Answers ``step``; to an agent the step has no record."""
+
+    type: Literal["step"] = "step"
+    id: MessageId
+    step: Step
+
+
+class ConcludeReply(Model):
+    """Answers ``conclude``. ``end`` differs from what was asked for where grading failed."""
+
+    type: Literal["concluded"] = "concluded"
+    id: MessageId
+    end: EndReason
+    score: float | None
+    error: str
+
+
+class ForkReply(Model):
+    """Answers ``fork``."""
+
+    type: Literal["forked"] = "forked"
+    id: MessageId
+    twins: tuple[SessionInfo, ...]
+
+
+class CloseReply(Model):
+    """Answers ``close``."""
+
+    type: Literal["closed"] = "closed"
+    id: MessageId
+
+
+class FaultReply(Model):
+    """Answers any request; ``id`` is None where the request's could not be read."""
+
+    type: Literal["fault"] = "fault"
+    id: MessageId | None
+    fault: Fault
+
+
+Reply: TypeAlias = Annotated[
+    SessionReply | ResetReply | StepReply | ConcludeReply | ForkReply | CloseReply | FaultReply,
+    Field(discriminator="type"),
+]
+
+
+# ---------------------------------------------------------------- over HTTP
+
+
+class EnvInfo(Model):
+    """What an environment is like."""
+
+    name: str
+    guide: str
+    tools: tuple[ToolSpec, ...]
+    milestones: tuple[str, ...]
+    channels: dict[str, int]
+    """Reward channels with their levels."""
+    options: JsonSchema
+    splits: dict[Split, int]
+    """Tasks in each."""
+
+
+class EnvList(Model):
+    """What a server offers."""
+
+    protocol: Literal[1] = PROTOCOL
+    environments: tuple[EnvInfo, ...]
+
+
+class Health(Model):
+    """That the server is up."""
+
+    status: Literal["healthy"] = "healthy"
+
+
+# ---------------------------------------------------------------- reading
+
+
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
+_REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)
+
+
+def read_request(frame: str | bytes) -> Request:
+    """A request of a frame. Raises :class:`Refusal` for whatever else the frame holds."""
+    if len(frame) > MAX_FRAME:
+        raise Refusal(Code.TOO_LARGE, f"the frame has {len(frame):,} bytes")
+    try:
+        return _REQUEST.validate_json(frame, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        raise Refusal(Code.INVALID_JSON, first["msg"])
+    given = from_json(frame)
+    number = given.get("id") if isinstance(given, dict) else None
+    request = number if type(number) is int and 0 <= number < 1 << 53 else None
+    tag = first["type"].startswith("union_tag") and not first["loc"]
+    where = ".".join(map(str, first["loc"]))
+    message = f"{where}: {first['msg']}" if where else first["msg"]
+    raise Refusal(Code.UNKNOWN_TYPE if tag else Code.INVALID_REQUEST, message, request=request)
+
+
+def read_reply(frame: str | bytes) -> Reply:
+    """A reply of a frame. Raises ``ValidationError``."""
+    return _REPLY.validate_json(frame, strict=True)
+
+
+# ---------------------------------------------------------------- time
+
+
+def answer_seconds(request: Request, limits: EpisodeLimits, patience: float) -> float:
+    """The seconds within which the server answers a request, in a session of these limits."""
+    match request:
+        case OpenRequest():
+            own = patience
+        case ResetRequest():
+            own = SANDBOX_SECONDS + limits.seconds
+        case StepRequest():
+            own = limits.seconds + 2 * limits.tool_seconds
+        case ConcludeRequest():
+            own = limits.tool_seconds
+        case ForkRequest():
+            own = FORK_SECONDS
+        case _:
+            own = 0.0
+    return own + GRACE_SECONDS

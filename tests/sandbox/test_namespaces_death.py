@@ -1,0 +1,219 @@
+"""Whoever is killed, nothing stays: no process, mount, file or cgroup; and every caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from turnwise.sandbox import Sandbox, SandboxDied, SandboxSpec
+from turnwise.sandbox.namespaces import NamespacesBackend, cgroups
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OWNER = textwrap.dedent("""
+    import asyncio
+    from pathlib import Path
+    from turnwise.sandbox import SandboxSpec
+    from turnwise.sandbox.namespaces import NamespacesBackend
+
+    async def main():
+        async with NamespacesBackend().running() as backend:
+            boxes = [await backend.create(SandboxSpec()) for _ in range(5)]
+            for box in boxes:
+                await box.shell("setsid -f sleep 98765; trap '' TERM HUP; sleep 98765 &")
+                await box.write("file", bytes(1000000))
+                await box.expose(Path("/absent"), "socket")
+            snapshot = await boxes[0].snapshot()
+            await backend.fork(snapshot)
+            print("ready", flush=True)
+            await boxes[1].exec("sleep 98765", timeout=3600)
+
+    asyncio.run(main())
+""")
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below one, itself first."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += descendants(int(child))
+    return found
+
+
+def identities(pids: list[int]) -> set[tuple[int, str]]:
+    """Those that live, each with its start time: a pid may be used again."""
+    found = set()
+    for pid in pids:
+        try:
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            continue
+        if state != "Z":
+            found.add((pid, fields[18]))
+    return found
+
+
+def groups(janitor: int) -> set[str]:
+    """The cgroup directories of one hub."""
+    version = cgroups.detect()
+    tops = [Path(cgroups.ROOT, top) for top in version.tops] if version is not None else []
+    return {str(path) for top in tops for path in top.glob(f"{cgroups.PREFIX}{janitor}-*")}
+
+
+def mounts() -> list[str]:
+    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if " overlay " in line]
+
+
+async def happens(condition: Callable[[], bool]) -> bool:
+    """Whether it does so in half a minute."""
+    for _ in range(1000):
+        if condition():
+            return True
+        await asyncio.sleep(0.03)
+    return False
+
+
+def named(title: str, owner: int) -> list[int]:
+    """The far side's processes of one kind, of one owner."""
+    processes = descendants(owner)
+    return [pid for pid in processes if Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0] == title]
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def owner() -> Iterator[subprocess.Popen[str]]:
+    """Another process that has sandboxes."""
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def files() -> Iterator[None]:
+    """No file appears where programs put theirs."""
+    places = [Path("/tmp"), Path("/run"), Path("/dev/shm"), Path("/var/tmp")]
+    before = {path for place in places for path in place.iterdir()}
+    yield
+    ours = ("turnwise", "sandbox", "layers", "skeleton", "stage")
+    left = {path for place in places for path in place.iterdir()} - before
+    assert not [path for path in left if path.name.startswith(ours)]
+
+
+async def test_nothing_is_left_when_the_owner_is_killed(owner: subprocess.Popen[str], files: None) -> None:
+    mounted = mounts()
+    everyone = descendants(owner.pid)
+    living = identities(everyone)
+    (janitor,) = named("sandbox-janitor", owner.pid)
+    assert len(living) > 20
+    assert bool(groups(janitor)) == (os.geteuid() == 0)
+    owner.kill()
+    assert await happens(lambda: not living & identities(everyone))
+    assert not groups(janitor)
+    assert mounts() == mounted
+
+
+async def test_nothing_is_left_when_the_janitor_is_killed_too(
+    owner: subprocess.Popen[str], files: None
+) -> None:
+    """Then only cgroups are left, and the next to start sweeps them."""
+    everyone = descendants(owner.pid)
+    living = identities(everyone)
+    (janitor,) = named("sandbox-janitor", owner.pid)
+    os.kill(janitor, signal.SIGKILL)
+    owner.kill()
+    assert await happens(lambda: not living & identities(everyone))
+    async with NamespacesBackend().running():
+        assert not groups(janitor)
+
+
+async def test_a_backend_that_closes_leaves_nothing(files: None) -> None:
+    mounted = mounts()
+    async with NamespacesBackend().running() as backend:
+        (janitor,) = named("sandbox-janitor", os.getpid())
+        for _ in range(3):
+            sandbox = await backend.create(SandboxSpec())
+            await sandbox.shell("sleep 98765 &")
+        everyone = descendants(janitor)
+        living = identities(everyone)
+        assert len(living) > 10
+    assert not living & identities(everyone)
+    assert not groups(janitor)
+    assert mounts() == mounted
+
+
+# ------------------------------------------------------------------ who is told
+@pytest_asyncio.fixture(loop_scope="module")
+async def backend() -> AsyncIterator[NamespacesBackend]:
+    async with NamespacesBackend().running() as running:
+        yield running
+
+
+async def pending(sandbox: Sandbox) -> asyncio.Task[object]:
+    task: asyncio.Task[object] = asyncio.create_task(sandbox.exec("echo > begun; sleep 98765", timeout=3600))
+    await sandbox.exec("until [ -e begun ]; do sleep 0.01; done")
+    return task
+
+
+@pytest.mark.parametrize("victim", ["sandbox-hub", "sandbox-janitor"])
+async def test_the_end_of_the_hub_is_told_at_once(backend: NamespacesBackend, victim: str) -> None:
+    sandbox = await backend.create(SandboxSpec())
+    task = await pending(sandbox)
+    for pid in named(victim, os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(SandboxDied):
+        await asyncio.wait_for(task, 30)
+    with pytest.raises(SandboxDied):
+        await sandbox.read("begun")
+    with pytest.raises(SandboxDied):
+        await sandbox.recycle()
+    with pytest.raises(SandboxDied):
+        await backend.create(SandboxSpec())
+    await sandbox.close()
+
+
+async def test_the_end_of_a_resident_is_told_and_recycling_mends_it(backend: NamespacesBackend) -> None:
+    sandbox, other = await backend.create(SandboxSpec()), await backend.create(SandboxSpec())
+    await other.write("file", b"kept")
+    task = await pending(sandbox)
+    hub, residents = named("sandbox-hub", os.getpid())[0], named("sandbox", os.getpid())
+    busy = [parent(pid) for pid in residents if parent(pid) != hub]  # of the one exec-init there is
+    os.kill(busy[0], signal.SIGKILL)
+    with pytest.raises(SandboxDied):
+        await asyncio.wait_for(task, 30)
+    with pytest.raises(SandboxDied):
+        await sandbox.list("/workspace")
+    assert await other.read("file") == b"kept"
+    await sandbox.recycle()
+    assert await sandbox.list("/workspace") == ()
+
+
+async def test_a_cancelled_creation_leaves_no_sandbox(backend: NamespacesBackend) -> None:
+    kept = await backend.create(SandboxSpec())
+    for delay in (0, 0.0005, 0.001, 0.002, 0.004):
+        tasks = [asyncio.create_task(backend.create(SandboxSpec())) for _ in range(5)]
+        await asyncio.sleep(delay)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await task).close()
+    await kept.exec("true")
+    (hub,) = named("sandbox-hub", os.getpid())
+    assert await happens(lambda: len(descendants(hub)) == 1 + 1 + 2)  # the hub, one sandbox and two spares
+    await kept.close()

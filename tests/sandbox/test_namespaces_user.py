@@ -1,0 +1,59 @@
+"""The same sandboxes for an ordinary user: other tests again, in a process that is not root.
+
+All it keeps of root is the right to read files (CAP_DAC_READ_SEARCH): the interpreter may be where
+others cannot look, as below /root. No capability of the machine's helps with namespaces or mounts.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from turnwise.sandbox import Probe
+
+HERE = Path(__file__).parent
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+AS_NOBODY += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+PREFIX = [] if os.geteuid() else AS_NOBODY
+
+LONG = "not never_ends and not (flattening and 2)"  # and the same for every user
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """In the project's directory, as an ordinary user."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [*PREFIX, sys.executable, *command],
+        cwd=HERE.parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["attacks", "survivors", "snapshots", "limits"])
+def test_it_holds_for_an_ordinary_user(name: str) -> None:
+    file = HERE / f"test_namespaces_{name}.py"
+    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(file), "-k", LONG)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    assert "passed" in result.stdout
+
+
+def test_the_probe_tells_what_is_lost() -> None:
+    code = "from turnwise.sandbox.namespaces import NamespacesBackend; print(repr(NamespacesBackend.probe()))"
+    result = run("-c", code)
+    assert result.returncode == 0, result.stderr
+    probe: Probe = eval(result.stdout, {"Probe": Probe})  # what we printed ourselves
+    assert probe.available, probe
+    assert probe.lost == (
+        "memory limit of the whole (each process has its own)",
+        "processor limit",
+        "user ids of its own for each sandbox",
+    )
+    assert probe.remedy == "run as root"
