@@ -29,6 +29,7 @@ from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Ste
 from turnwise.envs.wire import (
     HEARTBEAT,
     PATH,
+    PROTOCOL,
     AttachRequest,
     CloseReply,
     CloseRequest,
@@ -50,6 +51,7 @@ from turnwise.envs.wire import (
     TaskBySeed,
     Welcome,
     answer_seconds,
+    check_token,
     read_reply,
 )
 from turnwise.sandbox.contract import SandboxError
@@ -85,7 +87,7 @@ async def connect(url: str, *, token: str | None = None) -> AsyncIterator[Remote
     except ImportError:
         raise UsageError("a server's environments need aiohttp: pip install 'turnwise[server]'") from None
     address = _address(url)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers = {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -99,16 +101,21 @@ async def connect(url: str, *, token: str | None = None) -> AsyncIterator[Remote
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerFailed(f"no server answers at {url}: {error or type(error).__name__}") from error
         except (TypeError, ValidationError):
-            raise UsageError(f"url {url!r}: no Turnwise server of protocol {PATH[-1]} is there") from None
+            raise UsageError(f"url {url!r}: no Turnwise server of protocol {PROTOCOL} is there") from None
         yield await stack.enter_async_context(RemoteEnvs(url, socket, welcome))
 
 
 def _address(url: str) -> str:
     """The WebSocket's address at a server's. Raises ``UsageError``."""
-    parts = urlsplit(url)
+    mistake = UsageError(f"url {url!r}: must look like http://host:8000 or https://host")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looks at it
+    except ValueError:
+        raise mistake from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss") or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"url {url!r}: must look like http://host:8000 or https://host")
+        raise mistake
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + PATH, "", ""))
 
 
@@ -216,17 +223,23 @@ class RemoteEnvs:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._reader is not None
-        await self._socket.close()
-        await self._reader
+        try:
+            await self._socket.close()
+        finally:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        if not self._reader.cancelled():
+            await self._reader  # a fault of ours, if anything
 
     async def _read(self) -> None:
         """Hand replies to who waits for them, until the connection ends; then all who wait learn of it."""
         reason = f"the connection to {self.url} is lost"
         try:
             async for message in self._socket:
+                if isinstance(message.data, Exception):
+                    reason += f": {message.data or type(message.data).__name__}"
+                    break
                 self._deliver(read_reply(message.data))
-            if self._socket.close_code is not None:
-                reason += f" (code {self._socket.close_code})"
         except ValidationError as error:
             reason = f"{self.url} sent what is not of this protocol: {error.errors()[0]['msg']}"
         finally:
@@ -299,11 +312,11 @@ class RemoteSession:
         The caller closes them; what it forgets ends with the connection. Raises :class:`ServerFailed` where
         there are not as many places free.
         """
-        names = tuple(uuid4().hex for _ in range(count))
-        request = ForkRequest(id=self._envs.next_id(), session=self.info.session, twins=names)
+        names = [uuid4().hex for _ in range(count)]
+        request = ForkRequest(id=self._envs.next_id(), session=self.info.session, twins=tuple(names))
         try:
             reply = await self._envs.ask(request, self.limits, ForkReply)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ServerFailed):
             for name in names:
                 await self._envs.close_session(name)
             raise
@@ -313,8 +326,9 @@ class RemoteSession:
         return twins
 
     async def close(self) -> None:
-        """Give it up. Closing twice is harmless."""
-        await self._envs.close_session(self.info.session)
+        """Give it up. Closing twice is harmless. An agent's side only lets go: the session is not its own."""
+        if self.agent_token is not None:
+            await self._envs.close_session(self.info.session)
 
     async def __aenter__(self) -> Self:
         return self

@@ -47,6 +47,7 @@ from turnwise.envs.wire import (
     Reply,
     Request,
     Welcome,
+    check_token,
     read_request,
 )
 
@@ -99,8 +100,8 @@ class EnvServer:
                 f"host {host!r} can be reached from other machines: set a token (--token or TURNWISE_TOKEN), "
                 "or serve on 127.0.0.1"
             )
-        if token is not None and (not token.isascii() or not token.isprintable() or token.split() != [token]):
-            raise UsageError("token: must be ASCII characters without spaces")
+        if token is not None:
+            check_token(token)
         self.host, self.port = host, port
         self._token = token
         self._local = LocalEnvs(backend=backend, capacity=sessions)

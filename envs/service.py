@@ -218,9 +218,9 @@ class Service:
         """Names of sessions to come, which closing one of them calls off."""
         if owner.gone:
             raise Refusal(Code.CLOSED, "the connection is closed")
-        for name in names:
-            if name in self._held or name in self._coming or names.count(name) > 1:
-                raise Refusal(Code.DUPLICATE_SESSION, f"there is a session {name!r} already")
+        taken = self._held.keys() | self._coming.keys()
+        if len(set(names)) < len(names) or not taken.isdisjoint(names):
+            raise Refusal(Code.DUPLICATE_SESSION, f"there is a session of that name: {', '.join(names)}")
         self._coming.update(dict.fromkeys(names, scope))
         owner.names.update(names)
         try:
@@ -259,7 +259,7 @@ class Service:
         """Close what a connection opened or is opening."""
         owner.gone = True
         async with asyncio.TaskGroup() as tasks:
-            for name in owner.names:
+            for name in tuple(owner.names):
                 tasks.create_task(self._abandon(name))
 
     async def _abandon(self, name: str) -> None:

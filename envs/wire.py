@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Fault, Refusal
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.types import (
@@ -116,7 +117,7 @@ class ForkRequest(SessionRequest):
     """Sessions that go on from here, under these names."""
 
     type: Literal["fork"] = "fork"
-    twins: tuple[SessionId, ...] = Field(min_length=1, max_length=256)
+    twins: tuple[SessionId, ...]
 
 
 class CloseRequest(SessionRequest):
@@ -257,7 +258,14 @@ class Health(Model):
     status: Literal["healthy"] = "healthy"
 
 
-# ---------------------------------------------------------------- reading
+# ---------------------------------------------------------------- tokens and frames
+
+
+def check_token(token: str) -> str:
+    """A token that a header can carry. Raises ``UsageError``, without showing it, for any other."""
+    if not token.isascii() or not token.isprintable() or token.split() != [token]:
+        raise UsageError("token: must be ASCII characters without spaces or line ends, at least one")
+    return token
 
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

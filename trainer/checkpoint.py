@@ -40,8 +40,8 @@ class Progress:
     """Rounds of the warm start done."""
     step: int = 0
     """Training steps done."""
-    success: float = 0.0
-    """Sampled success at the warm start's last look at its gate."""
+    gauge: float = 0.0
+    """What the warm start's last look at its gate measured."""
     satisfied: bool = False
     """An evaluation reached ``evaluate.stop_at``."""
     episodes: int = 0

@@ -3,6 +3,9 @@
 How well a model imitates says little; how often it *succeeds when it samples* decides whether
 reinforcement has anything to reinforce. So the gate is sampled success on validation tasks, looked at
 after every round, and a model that never passes it stops the run instead of training on nothing.
+
+Where an environment has no oracle, the demonstrations are random actions, which teach how to act but not
+what to do: there the gate is the share of sampled turns that are well formed.
 """
 
 from __future__ import annotations
@@ -11,11 +14,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from turnwise.agents.evaluate import evaluate
+from turnwise.agents.metrics import rates
 from turnwise.trainer import checkpoint
 from turnwise.trainer.imitation import Imitator
 
 if TYPE_CHECKING:
     from turnwise.trainer.train import TrainingLoop
+
+
+FORM_GATE = 0.8
+"""Share of well-formed turns at which a warm start on random demonstrations is over."""
 
 
 class GateMissed(Exception):
@@ -32,21 +40,22 @@ async def warm_start(run: TrainingLoop) -> None:
         imitator = Imitator(parts.model, parts.demonstrations, settings, run.recipe.seed)
         if parts.checkpoint is not None:
             checkpoint.load_optimizer(parts.checkpoint, imitator.optimizer)
-        while progress.success < settings.gate:
+        measure, gate = ("success", settings.gate) if parts.plan.env.has_oracle() else ("valid", FORM_GATE)
+        while progress.gauge < gate:
             start = progress.round * settings.check_every
             if start >= settings.max_steps:
                 raise GateMissed(
-                    f"warm start: {progress.success:.1%} of sampled episodes succeed after "
-                    f"{settings.max_steps} steps, the gate is {settings.gate:.1%}; raise "
-                    "warm_start.max_steps or warm_start.demonstrations"
+                    f"warm start: sampled {measure} is {progress.gauge:.1%} after {settings.max_steps} steps, "
+                    f"the gate is {gate:.1%}; raise warm_start.max_steps or warm_start.demonstrations"
                 )
             count = min(settings.check_every, settings.max_steps - start)
             loss = await asyncio.to_thread(_round, run, imitator, start, count)
             await parts.engine.refresh()
-            progress.success = await _sampled_success(run)
+            sampled = await _sampled(run)
+            progress.gauge = sampled[measure]
             progress.round += 1
-            run.log("warm_start", {"round": progress.round, "loss": loss, "success": progress.success})
-            if progress.success < settings.gate:
+            run.log("warm_start", {"round": progress.round, "loss": loss} | sampled)
+            if progress.gauge < gate:
                 await run.save(imitator.optimizer)
     progress.phase = "train"
     await run.save(parts.learner.optimizer)
@@ -61,7 +70,8 @@ def _round(run: TrainingLoop, imitator: Imitator, start: int, count: int) -> flo
     return total / count
 
 
-async def _sampled_success(run: TrainingLoop) -> float:
+async def _sampled(run: TrainingLoop) -> dict[str, float]:
+    """Rates of episodes sampled on the first validation tasks."""
     result = await evaluate(
         run.recipe.env,
         run.parts.policy,
@@ -72,4 +82,4 @@ async def _sampled_success(run: TrainingLoop) -> float:
         concurrency=run.parts.plan.concurrency,
     )
     run.watch.exclusions(result.episodes)
-    return result.success
+    return rates(result.episodes)

@@ -48,8 +48,10 @@ _WHERE = {
     "register": "envs.registry",
     "reward": "envs.tool",
     "seeds": "envs.tasks",
+    "sft": "viewer.report",
     "text": "envs.types",
     "tool": "envs.tool",
+    "train": "viewer.report",
 }
 
 __version__ = "0.1.0"

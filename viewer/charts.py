@@ -260,7 +260,8 @@ def _legend(x: float, y: float, scale: float, signed: bool) -> list[Markup]:
     """The scale; of a quantity without sign its upper half."""
     middle = CLASSES // 2
     shown = range(0 if signed else middle, CLASSES)
-    marks = {shown[0]: f"≤ {-scale:.2g}", middle: "0", shown[-1]: f"≥ {scale:+.2g}"}
+    marks = {shown[0]: f"≤ {-scale:.2g}", shown[-1]: f"≥ {scale:+.2g}"} if scale else {}
+    marks[middle] = "0"
     parts = []
     for place, i in enumerate(shown):
         box = (x + 22 * place, y)

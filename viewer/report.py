@@ -28,7 +28,7 @@ from turnwise.viewer.credit_map import credit_maps
 from turnwise.viewer.episodes import Pick, pick_episodes
 from turnwise.viewer.figures import figures
 from turnwise.viewer.run_folder import RunFolder
-from turnwise.viewer.words import action_text, clip, duration, interval, percent, signed
+from turnwise.viewer.words import action_text, clip, duration, interval, percent, printable, signed
 
 HERE = Path(__file__).parent
 
@@ -85,7 +85,13 @@ def render(run: RunFolder) -> str:
     templates = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    templates.filters |= {"action": action_text, "clip": clip, "signed": signed, "base64": _base64}
+    templates.filters |= {
+        "action": action_text,
+        "clip": clip,
+        "printable": printable,
+        "signed": signed,
+        "base64": _base64,
+    }
     script = (HERE / "report.js").read_text(encoding="utf-8")
     picks = pick_episodes(run)
     return templates.get_template("report.html").render(

@@ -8,7 +8,8 @@ import re
 from turnwise.agents.scripted import describe_action
 from turnwise.agents.trajectory import Turn
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and those that turn the direction of writing."""
 
 
 def percent(value: float) -> str:
@@ -47,8 +48,8 @@ def clip(content: str, room: int = 2000) -> str:
 
 
 def printable(content: str) -> str:
-    """Text that cannot command a terminal: control characters are shown as escapes."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", content.expandtabs(4))
+    """Text that cannot command a terminal or deceive a reader: control characters become escapes."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], content.expandtabs(4))
 
 
 def first_sentence(content: str) -> str:

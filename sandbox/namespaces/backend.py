@@ -61,7 +61,7 @@ class NamespacesBackend(Backend):
 
     # ------------------------------------------------------------ life
     async def start(self) -> None:
-        self._process, sock = await asyncio.to_thread(launch, self._config)
+        self._process, sock = launch(self._config)
         self._link = Link(sock, "the hub of the namespaces backend")
         try:
             await self._link.expect(0, START_DEADLINE, "start")
@@ -73,10 +73,10 @@ class NamespacesBackend(Backend):
             raise
 
     async def close(self) -> None:
-        for box in list(self._boxes.values()):
-            await box.close()
         if self._link is not None:
             self._link.close("the namespaces backend was closed")
+        for box in list(self._boxes.values()):
+            await box.close()
         if self._process is not None:
             process, self._process = self._process, None
             await asyncio.to_thread(wait, process)
@@ -92,7 +92,8 @@ class NamespacesBackend(Backend):
 
     # ------------------------------------------------------------ sandboxes
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        root = None if spec.root is None else str(await asyncio.to_thread(spec.root.resolve))
+        """A pristine sandbox. Raises ``FileNotFoundError`` when its root is not there."""
+        root = None if spec.root is None else str(await asyncio.to_thread(spec.root.resolve, strict=True))
         return await self._open(spec, None, limits=dataclasses.asdict(spec.limits), root=root, snapshot=None)
 
     async def fork(self, snapshot: Snapshot) -> Sandbox:
@@ -118,6 +119,11 @@ class NamespacesBackend(Backend):
     # ------------------------------------------------------------ snapshots
     def new_name(self, kind: str) -> str:
         return f"{kind}-{next(self._names)}"
+
+    def abandon(self, name: str) -> None:
+        """Let go of a snapshot whose taking did not come to its end."""
+        if self._link is not None:
+            self._link.post("drop", snapshot=name)
 
     def remember(self, name: str, state: ShellState | None) -> None:
         self._snapshots[name] = state

@@ -20,11 +20,13 @@ SKELETON = "/skeleton"
 _FOLDERS = ["usr", "etc", "proc", "dev", "tmp", "run", "run/shm", "root", "var", "var/tmp", "workspace"]
 _SHARED_FOLDERS = ("tmp", "run/shm", "var/tmp")
 _LINKS = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"]
-_COPIED = ["ld.so.cache", "nsswitch.conf", "hosts", "alternatives", "localtime", "mime.types"]
+_COPIED = ["ld.so.cache", "alternatives", "localtime", "mime.types"]
 _WRITTEN = {
     "passwd": "root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
     "hostname": "sandbox\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 
 
@@ -71,9 +73,11 @@ def base(root: str | None, ids: Range, user_namespace: str) -> str:
     """The path of a root as this range sees it. ``user_namespace`` is a file of one with its ids."""
     if ids.single:
         return source(root)
-    if root not in ids.bases:
-        ids.bases[root] = _id_mapped(source(root), f"/bases/{ids.base}-{len(ids.bases)}", user_namespace)
-    return ids.bases[root]
+    status = os.stat(source(root))
+    key = (status.st_dev, status.st_ino)
+    if key not in ids.bases:
+        ids.bases[key] = _id_mapped(source(root), f"/bases/{ids.base}-{len(ids.bases)}", user_namespace)
+    return ids.bases[key]
 
 
 def _id_mapped(path: str, target: str, user_namespace: str) -> str:

@@ -164,7 +164,11 @@ class NamespacesSandbox(Sandbox):
         state = quiet.head["state"]
         self._shell_state = None if state is None else (state[0], state[1])
         name = self._backend.new_name("snapshot")
-        reply = await self.replace("snapshot", snapshot=name)
+        try:
+            reply = await self.replace("snapshot", snapshot=name)
+        except BaseException:
+            self._backend.abandon(name)
+            raise
         self._backend.remember(name, self._shell_state)
         await self._expose_again()
         return Snapshot(name, self._backend.name, self.spec, reply.head["size"], quiet.head["processes"])

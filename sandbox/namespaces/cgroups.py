@@ -38,6 +38,8 @@ class Version(NamedTuple):
     join: str
     settings: tuple[tuple[int, str, str], ...]
     """Index into ``tops``, file, value as a format of the limits."""
+    swap: tuple[int, str, str]
+    """The same for swapped-out memory; there is no such file where swap is not counted."""
     counters: tuple[tuple[str, int, str, str], ...]
     """Resource, index into ``tops``, file and key of the count of times it ran out."""
 
@@ -50,6 +52,7 @@ V1 = Version(
         (1, "cpu.cfs_quota_us", "{quota}"),
         (2, "pids.max", "{processes}"),
     ),
+    (0, "memory.memsw.limit_in_bytes", "{memory}"),
     (("memory", 0, "memory.oom_control", "oom_kill"), ("processes", 2, "pids.events", "max")),
 )
 V2 = Version(
@@ -60,6 +63,7 @@ V2 = Version(
         (0, "cpu.max", f"{{quota}} {PERIOD}"),
         (0, "pids.max", "{processes}"),
     ),
+    (0, "memory.swap.max", "0"),
     (("memory", 0, "memory.events", "oom_kill"), ("processes", 0, "pids.events", "max")),
 )
 
@@ -95,8 +99,10 @@ class Group:
 
     def limit(self, limits: Head) -> None:
         values = {**limits, "quota": max(int(limits["cpus"] * PERIOD), 1000)}
-        for top, file, value in self._version.settings:
-            write_file(f"{self._paths[top]}/{file}", value.format(**values))
+        for top, file, value in (*self._version.settings, self._version.swap):
+            path = f"{self._paths[top]}/{file}"
+            if file != self._version.swap[1] or os.path.exists(path):
+                write_file(path, value.format(**values))
 
     def close(self) -> None:
         for fd in (*self.joins, *self.counters):
@@ -177,13 +183,15 @@ class Cgroups:
             if os.path.exists(f"{path}/cgroup.kill"):
                 write_file(f"{path}/cgroup.kill", "1")
             for _ in _retry(5.0):
-                children = (
-                    [entry.path for entry in os.scandir(path) if entry.is_dir()]
-                    if os.path.isdir(path)
-                    else []
-                )
-                if all([_rmdir(child) for child in children]) and _rmdir(path):
+                if all([_rmdir(child) for child in _directories(path)]) and _rmdir(path):
                     break
+
+
+def _directories(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as entries:
+        return [entry.path for entry in entries if entry.is_dir()]
 
 
 def _rmdir(path: str) -> bool:

@@ -21,17 +21,19 @@ from turnwise.sandbox.namespaces.stage import Stage, send_orders
 
 class Episode:
     def __init__(self, name: str, stage: Stage, cgroups: Cgroups | None) -> None:
+        self.root: str | None = None
         self.layers = [Layer(name)]
+        hold(self.layers)
         self._group = cgroups.group(name, bases.HOST) if cgroups is not None else None
         self._version = None if cgroups is None else 1 if cgroups.version is V1 else 2
         self._pid, self._resident = stage.clone_resident()
 
     def begin(self, limits: Head, root: str | None, lowers: list[Layer], ids: Range, connection: int) -> None:
         """Start it over ``lowers`` (top first); the resident answers on ``connection``."""
-        own = self.layers[0]
+        own, self.root = self.layers[0], root
+        hold(lowers)
+        self.layers += lowers
         own.fit(limits["disk"] - sum(layer.used() for layer in lowers), ids)
-        self.layers = [own, *lowers]
-        hold(self.layers)
         ids.write_maps(self._pid)
         base = bases.base(root, ids, f"/proc/{self._pid}/ns/user")
         tree = overlay(own, lowers, base, user=ids.single)
@@ -53,14 +55,15 @@ class Episode:
             send_orders(self._resident, orders, fds)
         finally:
             os.close(tree)
-        if self._group is not None:
-            self._group.close()
+            if self._group is not None:
+                self._group.close()
 
     def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
 
     def reap(self) -> None:
         """Wait for the end of a killed one: its PID 1 is gone only when every process in it is."""
+        self._resident.close()
         os.waitpid(self._pid, 0)
 
     def chores(self) -> Iterator[Callable[[], bool]]:

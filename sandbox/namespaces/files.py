@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ class Files:
 
     def stat(self, head: Head, _: bytes) -> Answer:
         path = absolute(head["path"])
-        return {"info": _info(os.path.basename(path), os.lstat(path))}, b""
+        return {"info": _info(os.path.basename(path.rstrip("/")) or "/", os.lstat(path))}, b""
 
     def delete(self, head: Head, _: bytes) -> Answer:
         path = absolute(head["path"])
@@ -123,23 +124,33 @@ class Files:
                 parts.append(data)
         return {"files": names}, b"".join(parts)
 
-    def walk(self, top: str) -> Iterator[os.DirEntry[str]]:
-        """Regular files below a directory, in the order of their paths; links are not followed."""
+    def walk(self, top: str, *ignored: type[OSError]) -> Iterator[os.DirEntry[str]]:
+        """Regular files below a directory, in the order of their paths; links are not followed.
+
+        Directories that cannot be read for one of the ``ignored`` reasons are left out.
+        """
         stack: list[os.DirEntry[str]] = []
-        stack += reversed(self._sorted(top))
+        stack += reversed(self._sorted(top, ignored))
         while stack:
             entry = stack.pop()
             if entry.is_dir(follow_symlinks=False):
-                stack += reversed(self._sorted(entry.path))
+                stack += reversed(self._sorted(entry.path, ignored))
             elif entry.is_file(follow_symlinks=False):
                 yield entry
 
-    def _sorted(self, path: str) -> list[os.DirEntry[str]]:
-        if os.stat(path).st_dev == self._procfs:
+    def _sorted(self, path: str, ignored: tuple[type[OSError], ...]) -> list[os.DirEntry[str]]:
+        try:
+            if os.stat(path).st_dev == self._procfs:
+                return []
+            with os.scandir(path) as entries:
+                return sorted(entries, key=_path_order)
+        except ignored:
             return []
-        with os.scandir(path) as entries:
-            # A directory's name sorts as its contents' paths do: with the slash.
-            return sorted(entries, key=lambda x: x.name + "/" if x.is_dir(follow_symlinks=False) else x.name)
+
+
+def _path_order(entry: os.DirEntry[str]) -> str:
+    """A directory's name sorts as the paths of what is in it do: with the slash."""
+    return entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
 @contextmanager
@@ -161,6 +172,23 @@ def reading_all() -> Iterator[None]:
         yield
     finally:
         syscalls.set_capabilities(RESIDENT_CAPABILITIES, permitted)
+
+
+def listen(path: str) -> socket.socket:
+    """A Unix socket that listens at ``path``, in the place of another that may be there."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
+        os.unlink(path)  # an earlier resident's
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o777)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        number = errno.EEXIST if error.errno == errno.EADDRINUSE else error.errno or errno.ENAMETOOLONG
+        raise OSError(number, os.strerror(number), path) from error
+    return listener
 
 
 def _read(file: Any, limit: int) -> bytes:

@@ -95,11 +95,15 @@ class Hub:
         }
 
     # ------------------------------------------------------------ the one mechanism
-    def _start(self, box: Box, lowers: list[Layer], connection: int) -> Episode:
+    def _start(self, limits: Head, root: str | None, lowers: list[Layer], connection: int) -> Episode:
         """An episode over ``lowers`` (top first) and a fresh layer, with the ids of its lineage."""
         episode = self._spares.pop(0) if self._spares else self._spare()
         ids = lowers[0].ids if lowers else self._pool.take()
-        episode.begin(box.limits, box.root, lowers, ids, connection)
+        try:
+            episode.begin(limits, root, lowers, ids, connection)
+        except BaseException:
+            self._end(episode)
+            raise
         return episode
 
     def _spare(self) -> Episode:
@@ -110,28 +114,33 @@ class Hub:
         return str(self._count)
 
     def _end(self, episode: Episode) -> None:
-        """After it was killed."""
+        episode.kill()
         episode.reap()
         self._chores += episode.chores()
 
     # ------------------------------------------------------------ requests
     def _create(self, head: Head, fds: list[int]) -> Head:
         """A sandbox: pristine, or with ``snapshot`` a fork of it."""
-        frozen = self._snapshots[head["snapshot"]] if head["snapshot"] else None
-        box = Box(frozen.limits, frozen.root) if frozen else Box(head["limits"], head["root"])
-        lowers = frozen.layers if frozen else []
-        box.episode = self._start(box, lowers, fds[0])
+        if head["snapshot"]:
+            frozen = self._snapshots[head["snapshot"]]
+            box, lowers = Box(frozen.limits, frozen.root), frozen.layers
+        else:
+            box, lowers = Box(head["limits"], head["root"]), []
+        box.episode = self._start(box.limits, box.root, lowers, fds[0])
         self._boxes[head["box"]] = box
         return {}
 
     def _replace(self, head: Head, fds: list[int]) -> Head:
         """A new episode in the same slot, built while the old one dies."""
-        box = self._boxes[head["box"]]
-        lowers = self._snapshots[head["snapshot"]].layers if head["snapshot"] else []
+        box, root = self._boxes[head["box"]], self._boxes[head["box"]].root
+        lowers: list[Layer] = []
+        if head["snapshot"]:
+            frozen = self._snapshots[head["snapshot"]]
+            root, lowers = frozen.root, frozen.layers
         old, box.episode = self._episode(box), None
         old.kill()
         try:
-            box.episode = self._start(box, lowers, fds[0])
+            box.episode = self._start(box.limits, root, lowers, fds[0])
         finally:
             self._end(old)
         return {}
@@ -140,24 +149,23 @@ class Hub:
         """Freeze what an episode wrote: it becomes a lower layer, and the sandbox goes on above it."""
         box = self._boxes[head["box"]]
         old, box.episode = self._episode(box), None
-        old.kill()
         self._end(old)
         layers = old.layers
         try:
             if len(layers) > _MOST_LAYERS:
-                layers = [self._flatten(box, layers)]
+                layers = [self._flatten(box.limits, old.root, layers)]
             hold(layers)
-            self._snapshots[head["snapshot"]] = Frozen(box.limits, box.root, layers)
+            self._snapshots[head["snapshot"]] = Frozen(box.limits, old.root, layers)
         finally:
-            box.episode = self._start(box, layers, fds[0])
+            box.episode = self._start(box.limits, old.root, layers, fds[0])
         return {"size": sum(layer.used() for layer in layers)}
 
-    def _flatten(self, box: Box, layers: list[Layer]) -> Layer:
+    def _flatten(self, limits: Head, root: str | None, layers: list[Layer]) -> Layer:
         merged = Layer(self._new_name())
-        merged.fit(box.limits["disk"], layers[0].ids)
+        merged.fit(limits["disk"], layers[0].ids)
         try:
             parts = [layer.path + "/u" for layer in layers]
-            flatten.merge(parts, merged.path + "/u", bases.source(box.root), user=not self._is_root)
+            flatten.merge(parts, merged.path + "/u", bases.source(root), user=not self._is_root)
         except OSError:
             merged.destroy()
             raise
@@ -173,7 +181,6 @@ class Hub:
         box = self._boxes.pop(head["box"], None)
         episode = box.episode if box is not None else None
         if episode is not None:
-            episode.kill()
             self._end(episode)
         return {}
 

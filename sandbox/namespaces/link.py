@@ -9,6 +9,7 @@ dead and every waiting and later request raises :class:`SandboxDied` with the re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -160,6 +161,8 @@ class Link:
         self.death = reason
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
+        with contextlib.suppress(OSError):  # the far side has ended
+            self._sock.shutdown(socket.SHUT_RDWR)  # a child of ours may have a copy of the socket
         self._sock.close()
         self._decoder.close()
         for _, fds in self._backlog:

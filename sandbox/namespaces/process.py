@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "TERM": "dumb",
 }
 NOT_FOUND, NOT_STARTED = 127, 126
+_MOST_FILES = (1 << 31) - 1
 
 
 class Launcher:
@@ -70,11 +71,12 @@ class Launcher:
         above = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]
         for number, fd in enumerate(above):
             os.dup2(fd, number, inheritable=True)
-        os.closerange(len(fds), 1 << 16)
+        os.closerange(len(fds), _MOST_FILES)
         for kind, most in self._limits:
             resource.setrlimit(kind, (most, most))
         self._drop_privileges()
         os.chdir(cwd)
+        os.environ["PATH"] = env.get("PATH", "")  # where posix_spawnp looks
         try:
             child = os.posix_spawnp(argv[0], [*argv], env, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
         except FileNotFoundError as error:

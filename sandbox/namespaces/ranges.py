@@ -28,8 +28,8 @@ class Range:
     def __init__(self, pool: Pool, base: int, size: int) -> None:
         self._pool, self.base, self.size = pool, base, size
         self.refs = 0
-        self.bases: dict[str | None, str] = {}
-        """Where each root is mounted with its ids mapped to this range; kept for the next lineage."""
+        self.bases: dict[tuple[int, int], str] = {}
+        """Where each root (device, inode) is mounted with these ids; kept for the next lineage."""
 
     @property
     def single(self) -> bool:

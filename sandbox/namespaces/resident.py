@@ -20,7 +20,7 @@ from collections.abc import Callable
 from turnwise.sandbox.namespaces import channel, search
 from turnwise.sandbox.namespaces.cgroups import V1, V2, exhausted
 from turnwise.sandbox.namespaces.channel import Head
-from turnwise.sandbox.namespaces.files import WORKSPACE, Answer, Files, absolute
+from turnwise.sandbox.namespaces.files import WORKSPACE, Answer, Files, absolute, listen
 from turnwise.sandbox.namespaces.jobs import KILLED, Job, Stream
 from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
 from turnwise.sandbox.namespaces.shell import Shell
@@ -60,11 +60,10 @@ class Resident:
                 if self._selector.get_map().get(key.fileobj) is key:  # not closed by one before it
                     key.data()
             now = time.monotonic()
-            for job in [
-                job for job in self._jobs.values() if job.deadline is not None and job.deadline <= now
-            ]:
-                job.timed_out = True
-                job.kill()
+            for job in self._jobs.values():
+                if job.deadline is not None and job.deadline <= now:
+                    job.timed_out = True
+                    job.kill()
 
     def _patience(self) -> float | None:
         deadlines = [job.deadline for job in self._jobs.values() if job.deadline is not None]
@@ -82,7 +81,7 @@ class Resident:
             if op in self._at_once:
                 self._send(number, *self._at_once[op](head, body))
             elif op == "expose":
-                self._expose(number, absolute(head["path"]))
+                self._expose(head)
             elif op == "cancel":
                 self._cancel(head["target"])
             else:
@@ -155,13 +154,13 @@ class Resident:
     def _end_processes(self) -> int:
         """Kill and reap every process of the agent; how many there were, inits and idle shell apart."""
         jobs = {job.pid: job for job in self._jobs.values()}
-        own = {1, *jobs}
+        not_counted = {1}
         if self._shell is not None:
             jobs[self._shell.job.pid] = self._shell.job
-            own |= {self._shell.job.pid} | (
-                set() if self._shell.busy else set(_children(self._shell.job.pid)[:1])
-            )
-        count = len([name for name in os.listdir("/proc") if name.isdigit() and int(name) not in own])
+            if not self._shell.busy:
+                not_counted |= {*_children(self._shell.job.pid)[:1]}
+        not_counted |= {*jobs}
+        count = len([name for name in os.listdir("/proc") if name.isdigit() and int(name) not in not_counted])
         for job in jobs.values():
             job.kill()
         for job in jobs.values():
@@ -169,8 +168,8 @@ class Resident:
         return count
 
     def _quiesce(self, head: Head, body: bytes) -> Answer:
-        idle = self._shell is not None and not self._shell.busy
-        state = self._shell.state() if idle and self._shell is not None else None
+        """What a snapshot needs before: the shell's state, if it is idle, and no processes."""
+        state = None if self._shell is None or self._shell.busy else self._shell.state()
         return {"state": state, "processes": self._end_processes()}, b""
 
     def _ended_first(self, operation: Callable[[Head, bytes], Answer]) -> Callable[[Head, bytes], Answer]:
@@ -180,26 +179,10 @@ class Resident:
 
         return run
 
-    # ------------------------------------------------------------ sockets
-    def _expose(self, number: int, path: str) -> None:
-        """Listen at ``path`` and give the socket to the owner, who accepts on it."""
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener:
-            try:
-                if stat.S_ISSOCK(os.lstat(path).st_mode):
-                    os.unlink(path)  # of an earlier resident, or exposed again
-            except FileNotFoundError:
-                pass
-            try:
-                listener.bind(path)
-            except OSError as error:
-                number = (
-                    errno.EEXIST if error.errno == errno.EADDRINUSE else error.errno or errno.ENAMETOOLONG
-                )
-                raise OSError(number, os.strerror(number), path) from error
-            os.chmod(path, 0o777)
-            listener.listen(64)
-            channel.send(self._connection, {"id": number}, fds=[listener.fileno()])
+    def _expose(self, head: Head) -> None:
+        """Listen at a path and give the socket to the owner, who accepts on it."""
+        with listen(absolute(head["path"])) as listener:
+            channel.send(self._connection, {"id": head["id"]}, fds=[listener.fileno()])
 
 
 def _stdin(body: bytes) -> int:

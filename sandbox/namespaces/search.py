@@ -7,19 +7,20 @@ pattern's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from turnwise.sandbox.namespaces.channel import Head
 from turnwise.sandbox.namespaces.files import Answer, Files, absolute
 
 DEADLINE = 5.0
 _BINARY_PROBE = 4096
-_LONGEST_LINE = 1 << 20
+_LONGEST_LINE = 1 << 16
+_UNREADABLE = (PermissionError, FileNotFoundError)  # closed by the agent, or deleted meanwhile
 
 
 def search(files: Files, head: Head, _: bytes) -> Answer:
@@ -30,16 +31,14 @@ def search(files: Files, head: Head, _: bytes) -> Answer:
         raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
     found: list[tuple[str, int, str]] = []
     with _deadline(f"pattern {pattern!r} took longer than {DEADLINE:g} s below {top}: make it simpler"):
-        single = not stat.S_ISDIR(os.stat(top).st_mode)
-        paths = [top] if single else (entry.path for entry in files.walk(top))
-        for path in paths:
-            try:
-                found += _matches(files, compiled, path, limit - len(found))
-            except PermissionError:
-                if single:
-                    raise
-            if len(found) >= limit:
-                break
+        if stat.S_ISDIR(os.stat(top).st_mode):
+            for entry in files.walk(top, *_UNREADABLE):
+                with contextlib.suppress(*_UNREADABLE):
+                    found += _matches(files, compiled, entry.path, limit - len(found))
+                if len(found) >= limit:
+                    break
+        else:
+            found += _matches(files, compiled, top, limit)
     return {"matches": found}, b""
 
 
@@ -48,16 +47,17 @@ def _matches(files: Files, pattern: re.Pattern[str], path: str, limit: int) -> I
         if b"\0" in file.read(_BINARY_PROBE):
             return
         file.seek(0)
-        number = 0
-        while limit > 0 and (raw := file.readline(_LONGEST_LINE)):
-            number += 1
+        number, begins = 0, True
+        while limit > 0 and (raw := file.readline(_LONGEST_LINE)):  # of a longer line, a part
+            number += begins
+            begins = raw.endswith(b"\n")
             text = raw.rstrip(b"\r\n").decode(errors="replace")
             if pattern.search(text):
                 yield path, number, text
                 limit -= 1
 
 
-@contextmanager
+@contextlib.contextmanager
 def _deadline(message: str) -> Iterator[None]:
     def expire(*_: object) -> None:
         raise ValueError(message)

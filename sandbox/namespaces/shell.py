@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import time
 from collections.abc import Callable, Mapping
@@ -109,11 +110,12 @@ class Shell:
         """Working directory and exported variables of an idle shell; None when it does not tell."""
         self._write(b"")
         self._tell("state")
+        waiting = select.poll()
+        waiting.register(self._statuses, select.POLLIN)
         end = time.monotonic() + STATE_DEADLINE
-        while (status := self._status()) is None:
-            if time.monotonic() > end:
-                return None
-            time.sleep(0.0005)
+        status = None
+        while status is None and (left := end - time.monotonic()) > 0 and waiting.poll(1000 * left):
+            status = self._status()
         if status != 0:
             return None
         *variables, cwd = os.pread(self._script, 1 << 22, 0).split(b"\0")

@@ -37,11 +37,11 @@ def test_an_evaluation_has_no_advantage_and_its_outcome_as_reward(run) -> None:
 
 
 def test_an_observation_cannot_command_the_terminal(run, episode) -> None:
-    evil = "\x1b[2J\x1b]0;owned\x07\r\x9b31mred [bold]not markup[/bold]"
+    evil = "\u202e\x1b[2J\x1b]0;owned\x07\r\x9b31mred [bold]not markup[/bold]"
     run.trained(2, episode("train-2/0-0", score=1.0, observation=evil))
     shown = printed(episode_view(RunFolder(run.path).episode("train-2/0-0")), width=200)
     assert not {c for c in shown if ord(c) < 32 and c != "\n"}
-    assert not {c for c in shown if 0x7F <= ord(c) < 0xA0}
+    assert not {c for c in shown if 0x7F <= ord(c) < 0xA0 or c == "\u202e"}
     assert "[bold]not markup[/bold]" in shown
 
 
