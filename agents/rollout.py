@@ -38,7 +38,7 @@ class RolloutPlan:
 
 def episode_keys(plan: RolloutPlan) -> list[tuple[Task, EpisodeKey]]:
     """The episodes of a plan, group by group; names and seeds depend on the plan alone."""
-    keys = []
+    keys: list[tuple[Task, EpisodeKey]] = []
     for g, task in enumerate(plan.tasks):
         for i in range(plan.group_size):
             name = f"{plan.label}/{g}-{i}"

@@ -119,7 +119,7 @@ class WarmStart(Section):
     """Episodes shown by the environment's oracle."""
     oracle: Share = 0.85
     """How often the demonstrator takes the best action; otherwise it takes one at random."""
-    gate: Share = 0.1
+    gate: Share = 0.4
     """Warm start is over when this share of sampled episodes succeeds; a run that does not get there
     within ``max_steps`` stops, because reinforcement would have nothing to reinforce."""
     max_steps: PositiveInt = 600
@@ -160,7 +160,7 @@ class Optimizer(Section):
     """Decoupled weight decay."""
     grad_clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
-    minibatch: PositiveInt = 64
+    minibatch: PositiveInt = 32
     """Episodes per gradient step."""
     epochs: PositiveInt = 1
     """Passes over a step's episodes."""
@@ -183,7 +183,7 @@ class ClipLoss(Section):
 class Evaluate(Section):
     """Evaluation during training."""
 
-    every: PositiveInt = 10
+    every: PositiveInt = 5
     """Training steps between evaluations; there is one before the first step and one at the end."""
     tasks: PositiveInt = 128
     """Tasks, the same ones every time."""

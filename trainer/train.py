@@ -116,6 +116,7 @@ class TrainingLoop:
         warnings = self.watch.step(row, episodes)
         credit = await asyncio.to_thread(self._credit, episodes)
         credited = time.perf_counter()
+        self.phase("update", 0, 1)
         stats = await asyncio.to_thread(
             parts.learner.update,
             credit.table,

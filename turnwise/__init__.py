@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from turnwise.agents.evaluate import evaluate as evaluate
     from turnwise.agents.metrics import Evaluation as Evaluation
+    from turnwise.envs.client import connect as connect
     from turnwise.envs.env import Env as Env
     from turnwise.envs.errors import UsageError as UsageError
     from turnwise.envs.local import LocalEnvs as LocalEnvs
@@ -42,6 +43,7 @@ _WHERE = {
     "TurnTable": "trainer.table",
     "UsageError": "envs.errors",
     "call": "envs.types",
+    "connect": "envs.client",
     "credit": "trainer.stage",
     "evaluate": "agents.evaluate",
     "milestone": "envs.tool",
@@ -55,7 +57,29 @@ _WHERE = {
 }
 
 __version__ = "0.1.0"
-__all__ = sorted(_WHERE)
+__all__ = [
+    "AgentView",
+    "Env",
+    "Evaluation",
+    "LocalEnvs",
+    "Recipe",
+    "TaskSet",
+    "ToolError",
+    "TurnTable",
+    "UsageError",
+    "call",
+    "connect",
+    "credit",
+    "evaluate",
+    "milestone",
+    "register",
+    "reward",
+    "seeds",
+    "sft",
+    "text",
+    "tool",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

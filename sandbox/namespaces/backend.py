@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import itertools
+import os
 import subprocess
+from pathlib import Path
 from typing import Any, Literal
 
 from turnwise.sandbox.contract import (
@@ -92,8 +95,8 @@ class NamespacesBackend(Backend):
 
     # ------------------------------------------------------------ sandboxes
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        """A pristine sandbox. Raises ``FileNotFoundError`` when its root is not there."""
-        root = None if spec.root is None else str(await asyncio.to_thread(spec.root.resolve, strict=True))
+        """A pristine sandbox. Raises ``OSError`` subclasses when its root is no directory."""
+        root = None if spec.root is None else await asyncio.to_thread(_directory, spec.root)
         return await self._open(spec, None, limits=dataclasses.asdict(spec.limits), root=root, snapshot=None)
 
     async def fork(self, snapshot: Snapshot) -> Sandbox:
@@ -138,3 +141,10 @@ class NamespacesBackend(Backend):
         self.recall(snapshot)
         del self._snapshots[snapshot.name]
         await self.request("drop", snapshot=snapshot.name)
+
+
+def _directory(path: Path) -> str:
+    resolved = str(path.resolve(strict=True))
+    if not os.path.isdir(resolved):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), resolved)
+    return resolved

@@ -85,7 +85,7 @@ def _id_mapped(path: str, target: str, user_namespace: str) -> str:
     namespace = os.open(user_namespace, os.O_RDONLY)
     try:
         syscalls.idmap(tree, namespace, MS_RDONLY | MS_NOSUID | MS_NODEV)
-        os.mkdir(target)
+        os.makedirs(target, exist_ok=True)
         syscalls.move_mount(tree, target)
     finally:
         os.close(namespace)

@@ -85,13 +85,14 @@ class Shell:
             os.write(self._commands, token.encode() + b"\n")
 
     def _status(self) -> int | None:
-        """The exit status for the current token, if it has come."""
+        """The exit status for the current token, if it has come; -1 once the shell has ended."""
         try:
             data = os.read(self._statuses, 4096)
         except BlockingIOError:
             return None
         if not data:
             self._forget_statuses()
+            return -1
         *lines, self._partial = (self._partial + data).split(b"\n")
         self._partial = self._partial[-256:]
         for line in lines:
@@ -102,7 +103,7 @@ class Shell:
 
     def _on_status(self) -> None:
         status = self._status()
-        if status is not None and self.busy:
+        if status is not None and status >= 0 and self.busy:
             self._token = ""
             self.job.finish(status, self._exhausted())
 

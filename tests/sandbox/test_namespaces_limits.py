@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -124,28 +123,10 @@ async def test_large_transfers_both_ways_at_once_do_not_lock(backend: Namespaces
         assert int(result.stdout) == 16 * MiB
 
 
-async def test_a_root_of_its_own(backend: NamespacesBackend, tmp_path: Path) -> None:
-    """An extracted root is used, its files belong to the agent, and it is never written to."""
-    for name in ("bin", "etc", "usr"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "etc" / "release").write_text("small")
-    async with await backend.create(SandboxSpec(root=tmp_path)) as sandbox:
-        assert await sandbox.read("/etc/release") == b"small"
-        assert [entry.name for entry in await sandbox.list("/usr")] == []
-        await sandbox.write("/etc/release", b"changed")
-        snapshot = await sandbox.snapshot()
-        await sandbox.recycle()
-        assert await sandbox.read("/etc/release") == b"small"
-        assert (await sandbox.exec(["/bin/sh"])).exit_code == 127
-        async with await backend.fork(snapshot) as fork:
-            assert await fork.read("/etc/release") == b"changed"
-    assert (tmp_path / "etc" / "release").read_text() == "small"
-
-
 if ROOT:
 
     async def test_shared_memory_is_memory(sandbox: Sandbox) -> None:
-        bomb = "import mmap; m = mmap.mmap(-1, 400 << 20); [m.__setitem__(n, 1) for n in range(0, 400 << 20, 4096)]"
+        bomb = "import mmap; m = mmap.mmap(-1, 400 << 20); [m.write(bytes(1 << 20)) for _ in range(400)]"
         assert (await sandbox.exec(["python3", "-c", bomb])).limit == "memory"
 
     async def test_processor_time_is_bounded(sandbox: Sandbox) -> None:

@@ -49,17 +49,13 @@ async def until_stopped(server: EnvServer, names: str, *, open_to_all: bool) -> 
     import asyncio
     import signal
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    signals = (signal.SIGINT, signal.SIGTERM)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in signals:
         loop.add_signal_handler(number, stop.set)
-    try:
-        async with server:
-            who = "every program on this machine is the trainer" if open_to_all else "callers need the token"
-            click.echo(f"serving {names} at {server.url}; {who}")
-            await stop.wait()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+    async with server:
+        who = "every program on this machine is the trainer" if open_to_all else "callers need the token"
+        click.echo(f"serving {names} at {server.url}; {who}")
+        await stop.wait()
+        for number in signals:
             loop.remove_signal_handler(number)
