@@ -118,7 +118,8 @@ class LocalEnvs:
     async def _pool(self, spec: SandboxSpec) -> Pool:
         async with self._starting:
             if self._backend is None:
-                self._backend = await self._stack.enter_async_context(backend(self._backend_name).running())
+                chosen = await asyncio.to_thread(backend, self._backend_name)
+                self._backend = await self._stack.enter_async_context(chosen.running())
             if spec not in self._pools:
                 pool = Pool(self._backend, spec, size=self.capacity)
                 self._pools[spec] = await self._stack.enter_async_context(pool)

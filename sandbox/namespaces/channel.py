@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 _LENGTHS = struct.Struct(">II")
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 _FDS_SPACE = socket.CMSG_SPACE(16 * 4)
 
 Head = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 
 from turnwise.agents.evaluate import evaluate, model_folder
 from turnwise.agents.loop import run_with_retries
-from turnwise.agents.policy import Actor, EpisodeKey
+from turnwise.agents.policy import Actor, EpisodeKey, EpisodeSession
 from turnwise.agents.rollout import RolloutPlan, episode_keys, rollout
 from turnwise.agents.scripted import imperfect, scripted
 from turnwise.agents.trajectory import Decision, Episode, Sampling
@@ -18,7 +18,6 @@ from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec, register
-from turnwise.envs.session import Session
 from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import milestone, tool
 from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Task, TextAction, call, text
@@ -97,7 +96,7 @@ class Saying:
         return self.decision
 
     @asynccontextmanager
-    async def open(self, key: EpisodeKey, session: Session) -> AsyncIterator[Actor]:
+    async def open(self, key: EpisodeKey, session: EpisodeSession) -> AsyncIterator[Actor]:
         yield self
 
 

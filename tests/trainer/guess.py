@@ -37,6 +37,8 @@ class GuessOptions(Model):
     """Words that every answer has to spare."""
     failing: float = Field(default=0.0, ge=0, le=1)
     """The share of tasks that end as ``infra_error`` at the first guess."""
+    failing_split: str = ""
+    """The split of which every task does."""
 
 
 @register
@@ -53,7 +55,8 @@ class Guess(Env):
 
     async def reset(self, task: Task) -> AgentView:
         self.number, self.said_last = task.rng.randint(1, self.options.numbers), 0
-        self.fails = task.rng.random() < self.options.failing
+        failing = task.id.partition("/")[0] == self.options.failing_split
+        self.fails = failing or task.rng.random() < self.options.failing
         return text("guess" + " word" * self.options.talk)
 
     @tool

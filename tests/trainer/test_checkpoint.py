@@ -150,7 +150,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_where_it_cannot_be_written_the_last_one_stands(
     save: Any, tmp_path: Path, disk: Any, size: int
 ) -> None:
-    """The tokenizer, the model or the optimiser is too much: whichever library writes it, one error."""
+    """The configuration, the model or the optimiser is too much: whichever library writes it, one error."""
     first = save(step=1)
     disk(size)
     with pytest.raises(OSError, match=r"File too large: '.*/checkpoints/000002'") as caught:

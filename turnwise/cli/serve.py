@@ -32,10 +32,8 @@ def serve(
     """
     import asyncio
 
-    from turnwise.cli.choices import check_backend
     from turnwise.envs.errors import UsageError
 
-    check_backend(backend)
     try:
         from turnwise.envs.server import EnvServer
     except ModuleNotFoundError as error:
