@@ -67,7 +67,7 @@ class ScriptedPolicy:
         env = session.env if isinstance(session, Session) else None
         if self.oracle > 0 and env is None:
             raise UsageError(
-                f"{self.name} needs the environment in this process, and it is on a server; use scripted:random"
+                f"{self.name} needs the environment in this process, not on a server; use scripted:random"
             )
         if self.oracle > 0 and env is not None and not env.has_oracle():
             raise UsageError(f"environment {env.name} has no oracle; use scripted:random")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -92,9 +92,10 @@ async def connect(url: str, *, token: str | None = None) -> AsyncIterator[Remote
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 http = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
-                socket = await http.ws_connect(
+                connecting = http.ws_connect(
                     address, heartbeat=HEARTBEAT, max_msg_size=4 * MAX_FRAME, compress=0
                 )
+                socket = await stack.enter_async_context(connecting)
                 welcome = Welcome.model_validate_json(await socket.receive_str())
         except aiohttp.WSServerHandshakeError as error:
             raise _unwelcome(url, error.status) from None
@@ -160,11 +161,9 @@ class RemoteEnvs:
         )
         name = uuid4().hex
         request = OpenRequest(id=self.next_id(), session=name, env=EnvSpec.parse(env), task=choice)
-        try:
-            reply = await self.ask(request, EpisodeLimits(), SessionReply)
-            yield RemoteSession(self, reply.info)
-        finally:
-            await self.close_session(name)
+        reply = await self.begin(request, [name], EpisodeLimits(), SessionReply)
+        async with RemoteSession(self, reply.info) as session:
+            yield session
 
     async def attach(self) -> RemoteSession:
         """The one session of an agent's token. Only ``step`` is allowed there, and steps have no record."""
@@ -208,6 +207,17 @@ class RemoteEnvs:
         if not isinstance(reply, answer):
             raise ServerFailed(f"{self.url} answered {request.type} with {reply.type}")
         return reply
+
+    async def begin(
+        self, request: Request, names: Sequence[str], limits: EpisodeLimits, answer: type[Answer]
+    ) -> Answer:
+        """Ask for sessions. Where no answer is waited for, they are given up."""
+        try:
+            return await self.ask(request, limits, answer)
+        except (asyncio.CancelledError, ServerFailed):
+            for name in names:
+                await self.close_session(name)
+            raise
 
     async def close_session(self, name: str) -> None:
         """Close a session, be it open, opening or closed. What is lost ends with the connection."""
@@ -314,12 +324,7 @@ class RemoteSession:
         """
         names = [uuid4().hex for _ in range(count)]
         request = ForkRequest(id=self._envs.next_id(), session=self.info.session, twins=tuple(names))
-        try:
-            reply = await self._envs.ask(request, self.limits, ForkReply)
-        except (asyncio.CancelledError, ServerFailed):
-            for name in names:
-                await self._envs.close_session(name)
-            raise
+        reply = await self._envs.begin(request, names, self.limits, ForkReply)
         twins = [RemoteSession(self._envs, info) for info in reply.twins]
         for twin in twins:
             twin.reached = dict(self.reached)

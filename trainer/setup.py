@@ -6,6 +6,7 @@ builds the rest, from the folder's newest checkpoint where there is one, and clo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -141,8 +142,8 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
         shown: list[Episode] = []
         if progress.phase == "warm_start" and (recipe.warm_start or isinstance(recipe.model, TinyModel)):
             shown = await demonstrate(plan, folder, envs, watcher)
-        tokenizer = _tokenizer(plan, folder, saved, shown)
-        model = _model(recipe, saved, tokenizer)
+        tokenizer = await asyncio.to_thread(_tokenizer, plan, folder, saved, shown)
+        model = await asyncio.to_thread(_model, recipe, saved, tokenizer)
         renderer = renderer_for(tokenizer)
         env = type(plan.env)
         learner = Learner(model, recipe.optimizer, recipe.loss)

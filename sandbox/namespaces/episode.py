@@ -27,47 +27,59 @@ class Episode:
         self._group = cgroups.group(name, bases.HOST) if cgroups is not None else None
         self._version = None if cgroups is None else 1 if cgroups.version is V1 else 2
         self._pid, self._resident = stage.clone_resident()
+        self._orders: Head = {}
+        self._fds: list[int] = []
+        self._gone = False
 
-    def begin(self, limits: Head, root: str | None, lowers: list[Layer], ids: Range, connection: int) -> None:
-        """Start it over ``lowers`` (top first); the resident answers on ``connection``."""
+    def fit(self, limits: Head, root: str | None, lowers: list[Layer], ids: Range) -> None:
+        """Make it one over ``lowers`` (top first). Nothing is read of them yet."""
         own, self.root = self.layers[0], root
         hold(lowers)
         self.layers += lowers
         own.fit(limits["disk"] - sum(layer.used() for layer in lowers), ids)
         ids.write_maps(self._pid)
         base = bases.base(root, ids, f"/proc/{self._pid}/ns/user")
-        tree = overlay(own, lowers, base, user=ids.single)
-        try:
-            if root is not None:
-                bases.complete(tree, ids)
-            orders = {
-                "limits": limits,
-                "host_usr": root is None,
-                "many_ids": not ids.single,
-                "cgroup_version": self._version,
-                "joins": 0,
-            }
-            fds = [tree, connection]
-            if self._group is not None:
-                self._group.limit(limits)
-                orders["joins"] = len(self._group.joins)
-                fds += self._group.joins + self._group.counters
-            send_orders(self._resident, orders, fds)
-        finally:
-            os.close(tree)
-            if self._group is not None:
-                self._group.close()
+        self._fds = [overlay(own, lowers, base, user=ids.single)]
+        if root is not None:
+            bases.complete(self._fds[0], ids)
+        if self._group is not None:
+            self._group.limit(limits)
+        self._orders = {
+            "limits": limits,
+            "host_usr": root is None,
+            "many_ids": not ids.single,
+            "cgroup_version": self._version,
+            "joins": len(self._group.joins) if self._group is not None else 0,
+        }
+
+    def begin(self, connection: int) -> None:
+        """Let it serve the owner on ``connection``."""
+        more = self._group.joins + self._group.counters if self._group is not None else []
+        send_orders(self._resident, self._orders, [*self._fds, connection, *more])
+        self._close()
 
     def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
+        if not self._gone:
+            os.kill(self._pid, signal.SIGKILL)
 
     def reap(self) -> None:
         """Wait for the end of a killed one: its PID 1 is gone only when every process in it is."""
+        if not self._gone:
+            os.waitpid(self._pid, 0)
+            self._gone = True
+
+    def _close(self) -> None:
+        """The files that are the resident's from now on, or nobody's."""
         self._resident.close()
-        os.waitpid(self._pid, 0)
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+        if self._group is not None:
+            self._group.close()
 
     def chores(self) -> Iterator[Callable[[], bool]]:
         """What is left to do after :meth:`reap`; each returns whether it is done."""
+        self._close()
         yield self._release
         if self._group is not None:
             yield self._group.remove

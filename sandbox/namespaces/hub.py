@@ -95,12 +95,25 @@ class Hub:
         }
 
     # ------------------------------------------------------------ the one mechanism
-    def _start(self, limits: Head, root: str | None, lowers: list[Layer], connection: int) -> Episode:
-        """An episode over ``lowers`` (top first) and a fresh layer, with the ids of its lineage."""
+    def _start(
+        self,
+        limits: Head,
+        root: str | None,
+        lowers: list[Layer],
+        connection: int,
+        after: Episode | None = None,
+    ) -> Episode:
+        """An episode over ``lowers`` (top first) and a fresh layer, with the ids of its lineage.
+
+        ``after`` is the killed one that wrote the topmost of them: it is gone before the new one runs.
+        """
         episode = self._spares.pop(0) if self._spares else self._spare()
         ids = lowers[0].ids if lowers else self._pool.take()
         try:
-            episode.begin(limits, root, lowers, ids, connection)
+            episode.fit(limits, root, lowers, ids)
+            if after is not None:
+                after.reap()
+            episode.begin(connection)
         except BaseException:
             self._end(episode)
             raise
@@ -149,15 +162,19 @@ class Hub:
         """Freeze what an episode wrote: it becomes a lower layer, and the sandbox goes on above it."""
         box = self._boxes[head["box"]]
         old, box.episode = self._episode(box), None
-        self._end(old)
+        old.kill()
         layers = old.layers
         try:
             if len(layers) > _MOST_LAYERS:
+                old.reap()
                 layers = [self._flatten(box.limits, old.root, layers)]
             hold(layers)
             self._snapshots[head["snapshot"]] = Frozen(box.limits, old.root, layers)
         finally:
-            box.episode = self._start(box.limits, old.root, layers, fds[0])
+            try:
+                box.episode = self._start(box.limits, old.root, layers, fds[0], after=old)
+            finally:
+                self._end(old)
         return {"size": sum(layer.used() for layer in layers)}
 
     def _flatten(self, limits: Head, root: str | None, layers: list[Layer]) -> Layer:

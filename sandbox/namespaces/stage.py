@@ -81,9 +81,8 @@ class Stage:
 
 
 def send_orders(resident: socket.socket, orders: Head, fds: list[int]) -> None:
-    """Make it an episode's. ``fds``: root, connection, then as ``orders`` counts them. Ends the socket."""
-    with resident:
-        socket.send_fds(resident, [json.dumps(orders).encode()], fds)
+    """Make it an episode's. ``fds``: root, connection, then as ``orders`` counts them."""
+    socket.send_fds(resident, [json.dumps(orders).encode()], fds)
 
 
 def _become(hub: socket.socket, config: Head) -> None:

@@ -85,7 +85,7 @@ async def happens(condition: Callable[[], bool]) -> bool:
 
 
 def named(title: str, owner: int) -> list[int]:
-    """The far side's processes of one kind, of one owner."""
+    """The far side's processes of one kind, of one owner, parents first: a clone has its parent's title."""
     processes = descendants(owner)
     return [pid for pid in processes if Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0] == title]
 
@@ -214,6 +214,6 @@ async def test_a_cancelled_creation_leaves_no_sandbox(backend: NamespacesBackend
             with contextlib.suppress(asyncio.CancelledError):
                 await (await task).close()
     await kept.exec("true")
-    (hub,) = named("sandbox-hub", os.getpid())
+    hub = named("sandbox-hub", os.getpid())[0]
     assert await happens(lambda: len(descendants(hub)) == 1 + 1 + 2)  # the hub, one sandbox and two spares
     await kept.close()

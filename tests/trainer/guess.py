@@ -38,7 +38,7 @@ class GuessOptions(Model):
     failing: float = Field(default=0.0, ge=0, le=1)
     """The share of tasks that end as ``infra_error`` at the first guess."""
     failing_split: str = ""
-    """The split of which every task does."""
+    """The split of which every task does so before its first turn."""
 
 
 @register
@@ -55,8 +55,9 @@ class Guess(Env):
 
     async def reset(self, task: Task) -> AgentView:
         self.number, self.said_last = task.rng.randint(1, self.options.numbers), 0
-        failing = task.id.partition("/")[0] == self.options.failing_split
-        self.fails = failing or task.rng.random() < self.options.failing
+        self.fails = task.rng.random() < self.options.failing
+        if task.id.partition("/")[0] == self.options.failing_split:
+            raise SandboxDied("the machine failed")
         return text("guess" + " word" * self.options.talk)
 
     @tool
@@ -92,7 +93,14 @@ def recipe(**changes: Any) -> Recipe:
         "name": "guess",
         "env": "test/guess",
         "credit": ["outcome", "grpo"],
-        "model": {"kind": "tiny", "hidden_size": 32, "heads": 2, "kv_heads": 1, "ffn_size": 64, "context": 64},
+        "model": {
+            "kind": "tiny",
+            "hidden_size": 32,
+            "heads": 2,
+            "kv_heads": 1,
+            "ffn_size": 64,
+            "context": 64,
+        },
         "warm_start": {
             "demonstrations": 64,
             "oracle": 0.6,

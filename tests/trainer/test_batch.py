@@ -84,9 +84,7 @@ def test_an_empty_table_has_nothing_to_teach(lab: SimpleNamespace) -> None:
 
 def test_a_turn_that_nothing_comes_before_is_not_trained(lab: SimpleNamespace) -> None:
     first = lab.turn("a", "g", 0, spans=(lab.policy_span(10),))
-    assert (
-        TrainingData.of(with_advantages(lab.table(lab.episode("a", "g", [first])))).chosen.tolist() == []
-    )
+    assert TrainingData.of(with_advantages(lab.table(lab.episode("a", "g", [first])))).chosen.tolist() == []
     table = lab.table(lab.episode("a", "g", [first, lab.turn("a", "g", 1)]))
     data = TrainingData.of(with_advantages(table))
     (batch,) = all_batches(data)

@@ -217,13 +217,9 @@ def test_statistics(lab: SimpleNamespace, fresh: Callable[[], PreTrainedModel]) 
     assert stats.kl == pytest.approx(math.exp(0.25) - 1.25, abs=1e-5)
 
 
-def test_nothing_to_learn_changes_nothing(
-    lab: SimpleNamespace, fresh: Callable[[], PreTrainedModel]
-) -> None:
+def test_nothing_to_learn_changes_nothing(lab: SimpleNamespace, fresh: Callable[[], PreTrainedModel]) -> None:
     table = sampled(lab, fresh())
-    stats, gradient = update(
-        plain_learner(fresh()), table.with_columns({"advantage": np.zeros(len(table))})
-    )
+    stats, gradient = update(plain_learner(fresh()), table.with_columns({"advantage": np.zeros(len(table))}))
     assert stats == UpdateStats()
     assert not gradient.any()
 

@@ -1,0 +1,359 @@
+"""The server's door: who gets in, what a bad frame is answered with, and what the client makes of others.
+
+Frames are written by hand here, as a stranger's client would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientWebSocketResponse, WSServerHandshakeError, web
+
+from turnwise import connect
+from turnwise.envs.client import ServerFailed
+from turnwise.envs.errors import UsageError
+from turnwise.envs.faults import MAX_FRAME
+from turnwise.envs.server import EnvServer
+from turnwise.envs.types import FinishAction, Task, TaskPublic, TaskSecret, call
+from turnwise.envs.wire import PATH
+
+TOKEN = "the-trainers-own-token"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A WebSocket, in and out of JSON."""
+
+    socket: ClientWebSocketResponse
+
+    async def get(self) -> Json:
+        answer: Json = await self.socket.receive_json()
+        return answer
+
+    async def ask(self, **request: Any) -> Json:
+        await self.socket.send_json({"id": 7, "session": "s", **request})
+        answer = await self.get()
+        assert answer["id"] == 7
+        return answer
+
+    async def open(self, session: str = "s") -> Json:
+        env = {"name": "test/pad", "options": {}}
+        return await self.ask(type="open", session=session, env=env, task={"kind": "seed"})
+
+    async def code(self, **request: Any) -> str:
+        """The code of the fault that a request is answered with."""
+        fault: dict[str, str] = (await self.ask(**request))["fault"]
+        assert fault["message"]
+        assert fault["remedy"]
+        return fault["code"]
+
+
+@asynccontextmanager
+async def serving(token: str | None = None) -> AsyncIterator[EnvServer]:
+    async with (
+        asyncio.timeout(25),
+        EnvServer(["test/pad"], port=0, token=token, backend="process") as server,
+    ):
+        yield server
+
+
+@asynccontextmanager
+async def raw(server: EnvServer, token: str | None = None, **headers: str) -> AsyncIterator[Raw]:
+    """A connection that was welcomed."""
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    async with ClientSession(headers=headers) as http, http.ws_connect(server.url + PATH) as socket:
+        client = Raw(socket)
+        welcome = await client.get()
+        assert (welcome["type"], welcome["protocol"]) == ("welcome", 1)
+        yield client
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Raw]:
+    """A connection with a session ``s`` that was reset."""
+    async with serving() as server, raw(server) as client:
+        await client.open()
+        await client.ask(type="reset")
+        yield client
+
+
+WRITE = {"kind": "calls", "calls": [{"name": "write", "arguments": {"line": "x"}}]}
+HANG = {"kind": "calls", "calls": [{"name": "hang"}]}
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "request_id"),
+    [
+        ("{", "invalid_json", None),
+        ("\0", "invalid_json", None),
+        ('{"type": "step", "id": 1, "session": "s", "action": "\\ud800"}', "invalid_json", None),
+        ("[" * 100_000, "invalid_json", None),
+        ("[]", "invalid_request", None),
+        ("7", "invalid_request", None),
+        ("{}", "unknown_type", None),
+        ('{"type": "stepp", "id": 5}', "unknown_type", 5),
+        ('{"type": null, "id": true}', "unknown_type", None),
+        ('{"type": "reset", "session": "s"}', "invalid_request", None),
+        ('{"type": "reset", "session": "s", "id": "1"}', "invalid_request", None),
+        ('{"type": "reset", "session": "../s", "id": 1}', "invalid_request", 1),
+        ('{"type": "reset", "session": "s", "id": 1, "seed": 3}', "invalid_request", 1),
+        ('{"type": "step", "session": "s", "id": 1, "action": {"kind": "jump"}}', "invalid_request", 1),
+        ('{"type": "step", "session": "s", "id": 1, "action": {"kind": "calls"}}', "invalid_request", 1),
+        ('{"type": "reset", "session": "other", "id": 1}', "unknown_session", 1),
+        ("x" * (MAX_FRAME + 1), "too_large", None),
+        (b"{}", "invalid_request", None),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str | bytes) else None,
+)
+async def test_a_bad_frame_gets_a_typed_fault_and_the_session_lives_on(
+    client: Raw, frame: str | bytes, code: str, request_id: int | None
+) -> None:
+    await (client.socket.send_bytes(frame) if isinstance(frame, bytes) else client.socket.send_str(frame))
+    answer = await client.get()
+    assert (answer["type"], answer["id"], answer["fault"]["code"]) == ("fault", request_id, code)
+    assert answer["fault"]["remedy"]
+    assert (await client.ask(type="step", action=WRITE))["step"]["view"]["content"][0]["text"] == "ok"
+
+
+async def test_calls_in_the_wrong_order_are_refused_and_the_session_lives_on(client: Raw) -> None:
+    assert await client.code(type="reset") == "wrong_order"
+    assert (await client.open())["fault"]["code"] == "duplicate_session"
+    await client.open("fresh")
+    assert await client.code(type="step", session="fresh", action=WRITE) == "wrong_order"
+    assert await client.code(type="fork", session="fresh", twins=["t"]) == "wrong_order"
+    assert await client.code(type="fork", twins=["t", "t"]) == "duplicate_session"
+    assert await client.code(type="fork", twins=["fresh"]) == "duplicate_session"
+    assert (await client.ask(type="step", action={"kind": "finish"}))["step"]["end"] == "submitted"
+    assert await client.code(type="step", action=WRITE) == "ended"
+    assert await client.code(type="conclude", end="submitted") == "ended"
+    assert await client.code(type="fork", twins=["t"]) == "ended"
+    assert (await client.ask(type="close"))["type"] == "closed"
+    assert (await client.ask(type="close"))["type"] == "closed", "closing twice is harmless"
+    assert await client.code(type="step", action=WRITE) == "unknown_session"
+
+
+async def test_replies_come_as_they_are_ready_and_a_closed_session_answers_what_it_was_doing(
+    client: Raw,
+) -> None:
+    await client.open("other")
+    await client.ask(type="reset", session="other")
+    await client.socket.send_json({"id": 1, "type": "step", "session": "s", "action": HANG})
+    assert await client.code(type="step", action=WRITE) == "running"
+    assert await client.code(type="conclude", end="submitted") == "running"
+    assert "step" in await client.ask(type="step", session="other", action=WRITE)
+    await client.socket.send_json({"id": 2, "type": "close", "session": "s"})
+    answers = {answer["id"]: answer for answer in (await client.get(), await client.get())}
+    assert answers[1]["fault"]["code"] == "closed"
+    assert answers[2]["type"] == "closed"
+
+
+async def test_an_agents_token_may_step_its_session_and_nothing_else() -> None:
+    async with serving(TOKEN) as server, raw(server, TOKEN) as trainer:
+        info = (await trainer.open())["info"]
+        await trainer.open("other")
+        await trainer.ask(type="reset")
+        async with raw(server, info["agent_token"]) as agent:
+            refused: list[Json] = [
+                {"type": "reset"},
+                {"type": "conclude", "end": "submitted"},
+                {"type": "fork", "twins": ["t"]},
+                {"type": "close"},
+                {"type": "open", "env": {"name": "test/pad"}, "task": {"kind": "seed"}},
+                {"type": "step", "session": "other", "action": WRITE},
+                {"type": "attach", "session": "other"},
+                {"type": "step", "session": "no-such", "action": WRITE},
+            ]
+            for request in refused:
+                assert await agent.code(**request) == "forbidden"
+            seen = (await agent.ask(type="attach"))["info"]
+            assert (seen["ref"], seen["agent_token"]) == (None, None)
+            assert seen["view"]["tools"]
+            step = (await agent.ask(type="step", action=WRITE))["step"]
+            assert step["record"] is None
+            done = (await agent.ask(type="step", action={"kind": "finish"}))["step"]
+            assert (done["record"], done["end"]) == (None, "submitted")
+            await trainer.ask(type="close")
+            await trainer.open("s")
+            await trainer.ask(type="reset")
+            assert await agent.code(type="step", action=WRITE) == "unknown_session", "a namesake"
+        with pytest.raises(WSServerHandshakeError):
+            async with raw(server, info["agent_token"]):
+                pass
+
+
+async def test_the_agents_side_of_the_client() -> None:
+    async with (
+        serving(TOKEN) as server,
+        connect(server.url, token=TOKEN) as envs,
+        envs.open("test/pad") as env,
+    ):
+        await env.reset()
+        with pytest.raises(UsageError, match="agent's token"):
+            await envs.attach()
+        async with connect(server.url, token=env.agent_token) as side, await side.attach() as own:
+            assert own.info.view is not None
+            assert own.info.view.tools[0].name == "write"
+            step = await own.step(call("write", line="x"))
+            assert (step.view.text, step.record) == ("ok", None)
+            with pytest.raises(UsageError, match="agent may not reset"):
+                await own.reset()
+            with pytest.raises(UsageError, match="agent may not open"):
+                async with side.open("test/pad"):
+                    pass
+        last = await env.step(FinishAction())
+        assert last.record is not None
+        assert (last.record.turn, env.score) == (1, 1.0), "the session outlives the agent's connection"
+
+
+async def test_who_gets_in() -> None:
+    async with serving(TOKEN) as server, serving() as free:
+        for url, wrong in ((server.url, None), (server.url, "guessed"), (free.url, "stale")):
+            with pytest.raises(UsageError, match="token"):
+                async with connect(url, token=wrong):
+                    pass
+        for broken in ("", "two words", "new\nline", "é"):
+            with pytest.raises(UsageError, match="token"):
+                async with connect(server.url, token=broken):
+                    pass
+        for header in (
+            {"Origin": "http://evil.example"},
+            {"Host": "evil.example"},
+            {"Authorization": "Basic x"},
+        ):
+            with pytest.raises(WSServerHandshakeError) as refused:
+                async with raw(free, **header):
+                    pass
+            assert refused.value.status in (401, 403)
+        async with raw(free, Origin=free.url), raw(server, TOKEN, Origin="http://evil.example"):
+            pass
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+def test_beyond_loopback_a_token_is_needed(host: str) -> None:
+    with pytest.raises(UsageError, match="token"):
+        EnvServer(["test/pad"], host=host)
+    EnvServer(["test/pad"], host=host, token=TOKEN)
+
+
+async def test_what_there_is_over_http() -> None:
+    async with serving(TOKEN) as server, ClientSession() as http:
+
+        async def get(path: str, token: str | None = None, method: str = "GET") -> tuple[int, Json]:
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            async with http.request(method, server.url + path, headers=headers) as answer:
+                return answer.status, await answer.json()
+
+        assert await get("/health") == (200, {"status": "healthy"})
+        status, listed = await get(f"{PATH}/environments", TOKEN)
+        (pad,) = listed["environments"]
+        assert (status, listed["protocol"], pad["name"]) == (200, 1, "test/pad")
+        assert pad["milestones"] == ["begun", "full"]
+        assert pad["channels"] == {"outcome": 0, "validity": 1, "length": 2}
+        assert pad["splits"] == {"train": 3, "validation": 3, "test": 3}
+        assert pad["options"]["properties"]["fault"]["type"] == "string"
+        assert await get(f"{PATH}/environments/test/pad", TOKEN) == (200, pad)
+        async with connect(server.url, token=TOKEN) as envs, envs.open("test/pad") as env:
+            for path, token, expected in (
+                (f"{PATH}/environments", None, (401, "unauthorized")),
+                (f"{PATH}/environments", env.agent_token, (403, "forbidden")),
+                (f"{PATH}/environments/test/pat", TOKEN, (404, "not_found")),
+                ("/nowhere", TOKEN, (404, "not_found")),
+                (PATH, TOKEN, (400, "invalid_request")),
+            ):
+                status, fault = await get(path, token)
+                assert (status, fault["code"]) == expected
+        assert (await get("/health", method="POST"))[0] == 405
+
+
+# ---------------------------------------------------------------- the client, and servers that misbehave
+
+Behaviour = Callable[[web.WebSocketResponse], Awaitable[None]]
+WELCOME = {"type": "welcome", "protocol": 1, "role": "trainer", "session": None, "patience": 1.0}
+
+
+@asynccontextmanager
+async def pretending(behave: Behaviour) -> AsyncIterator[str]:
+    """A server that greets as one should and then does as it is told."""
+
+    async def talk(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await behave(socket)
+        return socket
+
+    app = web.Application()
+    app.router.add_get(PATH, talk)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with asyncio.timeout(25):
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_tasks_secret_stays_where_it_is() -> None:
+    sent: list[str] = []
+
+    async def listen(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(WELCOME)
+        sent.append(await socket.receive_str())
+
+    async with serving() as server, connect(server.url) as envs, envs.open("test/pad", seed=1) as env:
+        assert env.info.ref is not None
+        task = Task(
+            ref=env.info.ref, public=TaskPublic(instruction="add"), secret=TaskSecret(data={"gold": "xyzzy"})
+        )
+    async with pretending(listen) as url, connect(url) as envs:
+        with pytest.raises(ServerFailed):
+            async with envs.open("test/pad", task=task):
+                pass
+    assert '"add"' in sent[0]
+    assert "xyzzy" not in sent[0]
+
+
+@pytest.mark.parametrize(
+    "answer", ["{", "[]", '{"type": "closed", "id": 0}', '{"type": "view", "id": 0}', None]
+)
+async def test_a_server_that_answers_nonsense_or_leaves_is_a_failed_server(answer: str | None) -> None:
+    async def behave(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(WELCOME)
+        await socket.receive_str()
+        if answer is not None:
+            await socket.send_str(answer)
+            await socket.receive()
+
+    async with pretending(behave) as url, connect(url) as envs:
+        with pytest.raises(ServerFailed, match=url):
+            async with envs.open("test/pad"):
+                pass
+
+
+async def test_what_is_no_server_of_ours_is_told_apart_from_none_at_all() -> None:
+    async def other(socket: web.WebSocketResponse) -> None:
+        await socket.send_json(WELCOME | {"protocol": 2})
+
+    async with pretending(other) as url:
+        for wrong in (
+            url,
+            f"{url}/elsewhere",
+            "localhost:8000",
+            "ftp://x",
+            "http://",
+            "http://x:y",
+            "http://[",
+        ):
+            with pytest.raises(UsageError, match="url"):
+                async with connect(wrong):
+                    pass
+    with pytest.raises(ServerFailed, match="no server answers"):
+        async with connect(url):
+            pass
