@@ -40,6 +40,7 @@ from turnwise.envs.service import Service
 from turnwise.envs.wire import (
     HEARTBEAT,
     PATH,
+    CloseRequest,
     EnvInfo,
     EnvList,
     FaultReply,
@@ -242,7 +243,7 @@ class Connection:
         if message.type is not WSMsgType.TEXT:
             raise Refusal(Code.INVALID_REQUEST, "the frame is not text")
         request = read_request(message.data)
-        if self._pending >= MAX_PENDING:
+        if self._pending >= MAX_PENDING and not isinstance(request, CloseRequest):
             raise Refusal(Code.BUSY, f"{self._pending} requests of this connection wait", request=request.id)
         return request
 

@@ -65,15 +65,32 @@ class Run:
 
 def create(folder: Path, recipe: Recipe) -> None:
     """Start a run's folder. Raises ``UsageError`` for one that holds something already."""
+    claim(folder)
+    begin(folder, recipe)
+
+
+def claim(folder: Path) -> None:
+    """Make a folder for what is there before a run begins. Raises what :func:`create` raises."""
     if folder.exists() and (not folder.is_dir() or begun(folder)):
         raise UsageError(
             f"run {str(folder)!r} exists; add --resume to go on with it, or choose another folder"
         )
-    try:
+    with _refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / _CONFIG_DRAFT
+
+
+def begin(folder: Path, recipe: Recipe) -> None:
+    """Write ``config.yaml``, whole or not at all: with it the folder is a run."""
+    draft = folder / _CONFIG_DRAFT
+    with _refusing(folder):
         draft.write_text(recipe.to_yaml(), encoding="utf-8")
         draft.replace(folder / "config.yaml")
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"run {str(folder)!r} cannot be written: {error.strerror}") from None
 

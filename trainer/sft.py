@@ -59,7 +59,8 @@ def _create(folder: Path, recipe: Recipe, source: Path | None) -> None:
                 f"run {str(source)!r} was written with another tokenizer than that of "
                 f"model.path={recipe.model.path!r}, which cannot read it"
             )
-    run_folder.create(folder, recipe)
-    tokenizer.save_pretrained(folder / TOKENIZER)
+    run_folder.claim(folder)
     with run_folder.writing(folder / DEMONSTRATIONS):
+        tokenizer.save_pretrained(folder / TOKENIZER)
         write_episodes(folder / DEMONSTRATIONS, episodes)
+    run_folder.begin(folder, recipe)

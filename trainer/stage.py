@@ -4,7 +4,8 @@ A stage says which columns it needs and which it provides, and takes its paramet
 of its function. That is all a recipe needs to know to put stages in order, to refuse a graph that
 cannot work, and to show a schema. Column names may speak of parameters: a stage that needs ``{of}``
 reads whichever column its parameter ``of`` names, and one that provides ``value:{of}`` says of which
-reward it is the value.
+reward it is the value. Where the parameter is a list or a mapping, the name stands for a column for each
+of its entries or keys.
 
     @credit("decay", scope="episode", needs=["reward"], provides=["step_reward"])
     def decay(t: TurnTable, gamma: float = 0.9):
@@ -24,6 +25,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import product
 from string import Formatter
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -83,14 +85,22 @@ class Stage:
             if any(fixed) and re.fullmatch(".+".join(fixed) + (".+" if template[-1] == "}" else ""), column):
                 return True
         defaults = {n: f.default for n, f in self.params.model_fields.items() if not f.is_required()}
-        return any(template.format_map(_Partial(defaults)) == column for template in self.provides)
+        return column in _columns(self.provides, defaults)
 
 
-class _Partial(dict[str, Any]):
-    """Leaves the place of a parameter without a default as it is written."""
+def _columns(templates: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that templates name, given the parameters' values; the place of a parameter without
+    one stays as it is written."""
+    names: list[str] = []
+    for template in templates:
+        fields = [field for _, field, *_ in Formatter().parse(template) if field is not None]
+        entries = [_entries(values.get(field, f"{{{field}}}")) for field in fields]
+        names += [template.format(**dict(zip(fields, chosen, strict=True))) for chosen in product(*entries)]
+    return tuple(names)
 
-    def __missing__(self, key: str) -> str:
-        return f"{{{key}}}"
+
+def _entries(value: Any) -> Sequence[Any]:
+    return [*value] if isinstance(value, list | tuple | Mapping) else [value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +131,7 @@ class BoundStage:
         return {self._resolve([column])[0]: why for column, why in self.stage.beside.items()}
 
     def _resolve(self, templates: Sequence[str]) -> tuple[str, ...]:
-        values = self.params.model_dump()
-        return tuple(template.format_map(values) for template in templates)
+        return _columns(templates, self.params.model_dump())
 
     def apply(self, table: TurnTable, state: State) -> tuple[Columns, State]:
         """Run on a table that has the needed columns: the new columns, and the state for next time.

@@ -1,15 +1,14 @@
 """An episode, as the hub has it: a resident, the layer it writes and its cgroup.
 
 All three are made before anyone asks (a *spare*); what is left for the critical path is to fit them
-to a sandbox's limits, root, ids and lower layers. What waits for the kernel at its end is left as
-chores for the hub's pauses.
+to a sandbox's limits, root, ids and lower layers. What waits for the kernel at its end is left for the
+hub's pauses.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
 
 from turnwise.sandbox.namespaces import bases
 from turnwise.sandbox.namespaces.cgroups import V1, Cgroups
@@ -77,13 +76,16 @@ class Episode:
         if self._group is not None:
             self._group.close()
 
-    def chores(self) -> Iterator[Callable[[], bool]]:
-        """What is left to do after :meth:`reap`; each returns whether it is done."""
-        self._close()
-        yield self._release
-        if self._group is not None:
-            yield self._group.remove
+    def clean(self) -> bool:
+        """Let go of all a killed one had; False when that has to be tried again later.
 
-    def _release(self) -> bool:
+        Its processes run nothing any more, but to end takes the kernel a moment.
+        """
+        self._close()
+        if not self._gone:
+            self._gone = os.waitpid(self._pid, os.WNOHANG)[0] != 0
+            if not self._gone:
+                return False
         release(self.layers)
-        return True
+        self.layers = []
+        return self._group is None or self._group.remove()

@@ -127,9 +127,9 @@ class Hub:
         return str(self._count)
 
     def _end(self, episode: Episode) -> None:
+        """From here on it runs nothing; the rest is done in a pause."""
         episode.kill()
-        episode.reap()
-        self._chores += episode.chores()
+        self._chores.append(episode.clean)
 
     # ------------------------------------------------------------ requests
     def _create(self, head: Head, fds: list[int]) -> Head:
@@ -208,16 +208,17 @@ class Hub:
 
     # ------------------------------------------------------------ loop
     def serve(self) -> None:
-        """Requests first; chores and spares in the pauses, so long as there are pauses."""
+        """Requests first; spares and chores in the pauses, so long as there are pauses."""
         channel.send(self._connection, {"id": 0, "cgroups": self._cgroups is not None})
-        stuck = False
+        waiting = False
         while True:
-            pause = 0.01 if stuck else 0.0
+            spare_wanted = len(self._spares) < self._config["spares"]
+            pause = 0.005 if waiting and not spare_wanted else 0.0
             idle = not select.select([self._connection], [], [], pause)[0]
-            if self._chores and (idle or len(self._chores) > _MOST_CHORES):
-                stuck = not self._do_chore()
-            elif idle and len(self._spares) < self._config["spares"]:
+            if idle and spare_wanted:
                 self._spares.append(self._spare())
+            elif self._chores and (idle or len(self._chores) > _MOST_CHORES):
+                waiting = not self._do_chore()
             elif not self._decoder.receive(self._connection):
                 return
             else:

@@ -1,4 +1,4 @@
-"""The server's door: who gets in, what a bad frame is answered with, and what the client makes of others.
+"""The server's door: who gets in, what a bad frame is answered with, and how much one client may ask.
 
 Frames are written by hand here, as a stranger's client would.
 """
@@ -6,20 +6,22 @@ Frames are written by hand here, as a stranger's client would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientWebSocketResponse, WSServerHandshakeError, web
+from aiohttp import ClientSession, ClientWebSocketResponse, WSServerHandshakeError
 
 from turnwise import connect
-from turnwise.envs.client import ServerFailed
+from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME
+from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
-from turnwise.envs.types import FinishAction, Task, TaskPublic, TaskSecret, call
+from turnwise.envs.tasks import TaskSet, seeds
+from turnwise.envs.types import FinishAction, call
 from turnwise.envs.wire import PATH
 
 TOKEN = "the-trainers-own-token"
@@ -54,11 +56,24 @@ class Raw:
         return fault["code"]
 
 
+@register
+class Wordy(Env):
+    """An environment with very much to say of itself."""
+
+    name = "test/wordy"
+    description = "x" * (1 << 20)
+
+    def tasks(self, split: str) -> TaskSet:
+        return seeds(split, 1)
+
+
 @asynccontextmanager
-async def serving(token: str | None = None) -> AsyncIterator[EnvServer]:
+async def serving(
+    token: str | None = None, envs: tuple[str, ...] = ("test/pad",), sessions: int = 8
+) -> AsyncIterator[EnvServer]:
     async with (
         asyncio.timeout(25),
-        EnvServer(["test/pad"], port=0, token=token, backend="process") as server,
+        EnvServer(envs, port=0, token=token, sessions=sessions, backend="process") as server,
     ):
         yield server
 
@@ -272,88 +287,46 @@ async def test_what_there_is_over_http() -> None:
         assert (await get("/health", method="POST"))[0] == 405
 
 
-# ---------------------------------------------------------------- the client, and servers that misbehave
-
-Behaviour = Callable[[web.WebSocketResponse], Awaitable[None]]
-WELCOME = {"type": "welcome", "protocol": 1, "role": "trainer", "session": None, "patience": 1.0}
+# ---------------------------------------------------------------- bounds
 
 
-@asynccontextmanager
-async def pretending(behave: Behaviour) -> AsyncIterator[str]:
-    """A server that greets as one should and then does as it is told."""
-
-    async def talk(request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        await behave(socket)
-        return socket
-
-    app = web.Application()
-    app.router.add_get(PATH, talk)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with asyncio.timeout(25):
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+async def test_a_call_beyond_its_deadline_is_cut_off_and_ends_its_session_alone(
+    client: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.open("other")
+    await client.ask(type="reset", session="other")
+    with monkeypatch.context() as patch:
+        patch.setattr("turnwise.envs.service.answer_seconds", lambda *_: 0.05)
+        assert await client.code(type="step", action=HANG) == "deadline"
+    assert await client.code(type="step", action=WRITE) == "deadline"
+    assert "step" in await client.ask(type="step", session="other", action=WRITE)
+    assert (await client.ask(type="close"))["type"] == "closed"
 
 
-async def test_a_tasks_secret_stays_where_it_is() -> None:
-    sent: list[str] = []
-
-    async def listen(socket: web.WebSocketResponse) -> None:
-        await socket.send_json(WELCOME)
-        sent.append(await socket.receive_str())
-
-    async with serving() as server, connect(server.url) as envs, envs.open("test/pad", seed=1) as env:
-        assert env.info.ref is not None
-        task = Task(
-            ref=env.info.ref, public=TaskPublic(instruction="add"), secret=TaskSecret(data={"gold": "xyzzy"})
-        )
-    async with pretending(listen) as url, connect(url) as envs:
-        with pytest.raises(ServerFailed):
-            async with envs.open("test/pad", task=task):
-                pass
-    assert '"add"' in sent[0]
-    assert "xyzzy" not in sent[0]
+async def test_a_connection_with_too_many_requests_is_told_so_and_may_still_close(
+    client: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnwise.envs.server.MAX_PENDING", 1)
+    await client.socket.send_json({"id": 1, "type": "step", "session": "s", "action": HANG})
+    assert await client.code(type="attach") == "busy"
+    await client.socket.send_json({"id": 2, "type": "close", "session": "s"})
+    assert {(await client.get())["id"], (await client.get())["id"]} == {1, 2}
 
 
-@pytest.mark.parametrize(
-    "answer", ["{", "[]", '{"type": "closed", "id": 0}', '{"type": "view", "id": 0}', None]
-)
-async def test_a_server_that_answers_nonsense_or_leaves_is_a_failed_server(answer: str | None) -> None:
-    async def behave(socket: web.WebSocketResponse) -> None:
-        await socket.send_json(WELCOME)
-        await socket.receive_str()
-        if answer is not None:
-            await socket.send_str(answer)
-            await socket.receive()
-
-    async with pretending(behave) as url, connect(url) as envs:
-        with pytest.raises(ServerFailed, match=url):
-            async with envs.open("test/pad"):
-                pass
-
-
-async def test_what_is_no_server_of_ours_is_told_apart_from_none_at_all() -> None:
-    async def other(socket: web.WebSocketResponse) -> None:
-        await socket.send_json(WELCOME | {"protocol": 2})
-
-    async with pretending(other) as url:
-        for wrong in (
-            url,
-            f"{url}/elsewhere",
-            "localhost:8000",
-            "ftp://x",
-            "http://",
-            "http://x:y",
-            "http://[",
-        ):
-            with pytest.raises(UsageError, match="url"):
-                async with connect(wrong):
-                    pass
-    with pytest.raises(ServerFailed, match="no server answers"):
-        async with connect(url):
-            pass
+async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("turnwise.envs.server.SEND_SECONDS", 0.3)
+    async with (
+        serving(envs=("test/wordy", "test/pad"), sessions=2) as server,
+        connect(server.url) as envs,
+        envs.open("test/pad") as env,
+        raw(server) as slow,
+    ):
+        await env.reset()
+        await slow.ask(type="open", env={"name": "test/wordy"}, task={"kind": "seed"})
+        for _ in range(64):
+            await slow.socket.send_json({"id": 1, "type": "attach", "session": "s"})
+        assert (await env.step(call("write", line="x"))).view.text == "ok"
+        async with envs.open("test/pad") as other:  # as soon as the slow one's place is free
+            assert (await other.reset()).text == "write"

@@ -42,11 +42,19 @@ OWNER = textwrap.dedent("""
 """)
 
 
+def read(path: str) -> str:
+    """A file of /proc; empty when its process has ended."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
 def descendants(pid: int) -> list[int]:
     """Every process below one, itself first."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
+        for child in read(str(task)).split():
             found += descendants(int(child))
     return found
 
@@ -55,10 +63,7 @@ def identities(pids: list[int]) -> set[tuple[int, str]]:
     """Those that live, each with its start time: a pid may be used again."""
     found = set()
     for pid in pids:
-        try:
-            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except FileNotFoundError:
-            continue
+        state, *fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split() or ["Z"]
         if state != "Z":
             found.add((pid, fields[18]))
     return found
@@ -87,7 +92,7 @@ async def happens(condition: Callable[[], bool]) -> bool:
 def named(title: str, owner: int) -> list[int]:
     """The far side's processes of one kind, of one owner, parents first: a clone has its parent's title."""
     processes = descendants(owner)
-    return [pid for pid in processes if Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0] == title]
+    return [pid for pid in processes if read(f"/proc/{pid}/cmdline").split("\0")[0] == title]
 
 
 def parent(pid: int) -> int:

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import strategies as st
 
 from turnwise.agents.trajectory import Episode, Span, Turn
-from turnwise.envs.types import EndReason, StepRecord, TaskRef, TextAction, text
+from turnwise.envs.types import EndReason, RewardTerm, StepRecord, TaskRef, TextAction, text
 from turnwise.trainer import stage as stage_module
 from turnwise.trainer.stage import find_stage
 from turnwise.trainer.table import TurnTable
 
 MILESTONES = ("found", "changed", "checked", "sent")
-CHANNELS = {"outcome": 0, "validity": 1}
+CHANNELS = {"outcome": 0, "validity": 1, "modified": 1}
 SUBMITTED = EndReason.SUBMITTED
 
 
@@ -33,9 +33,18 @@ def policy_span(*ids: int, author: str = "learner") -> Span:
     return Span(ids, "policy", author, logprobs=(-1.0,) * len(ids), versions=(3,) * len(ids))
 
 
-def make_turn(episode: str, group: str, index: int, reached: Sequence[str] = (), **changes: Any) -> Turn:
-    """A turn that reads two tokens and writes ``index + 1``; ``changes`` replace its fields."""
-    record = changes.pop("record", StepRecord(turn=index, milestones=tuple(reached)))
+def make_turn(
+    episode: str,
+    group: str,
+    index: int,
+    reached: Sequence[str] = (),
+    scored: Mapping[str, float] | None = None,
+    **changes: Any,
+) -> Turn:
+    """A turn that reads two tokens and writes ``index + 1``; ``scored`` are its channels, ``changes``
+    replace its fields."""
+    terms = tuple(RewardTerm(channel=c, level=CHANNELS[c], value=v) for c, v in (scored or {}).items())
+    record = changes.pop("record", StepRecord(turn=index, milestones=tuple(reached), terms=terms))
     fields: dict[str, Any] = {
         "turn_id": f"{episode}.{index}",
         "parent_id": f"{episode}.{index - 1}" if index else None,
@@ -57,10 +66,13 @@ def make_episode(
     score: float | None = 0.0,
     end: EndReason = SUBMITTED,
     reached: Mapping[int, Sequence[str]] | None = None,
+    scored: Mapping[int, Mapping[str, float]] | None = None,
 ) -> Episode:
-    """An episode of so many turns, or of these; ``reached`` says which milestones at which turn."""
+    """An episode of so many turns, or of these; ``reached`` says which milestones at which turn, and
+    ``scored`` which channels."""
     if isinstance(turns, int):
-        turns = [make_turn(name, group, i, (reached or {}).get(i, ())) for i in range(turns)]
+        facts = [((reached or {}).get(i, ()), (scored or {}).get(i)) for i in range(turns)]
+        turns = [make_turn(name, group, i, *fact) for i, fact in enumerate(facts)]
     return Episode(
         episode_id=name,
         group_id=group,
@@ -91,7 +103,7 @@ ENDS = st.sampled_from([SUBMITTED, EndReason.TURN_LIMIT, EndReason.AGENT_FAULT])
 
 @st.composite
 def an_episode(draw: st.DrawFn, name: str, group: str, ends: st.SearchStrategy[EndReason]) -> Episode:
-    """One to six turns; every milestone at some turn or never."""
+    """One to six turns; every milestone at some turn or never; turns valid, invalid or not judged."""
     length = draw(st.integers(1, 6))
     reached: dict[int, list[str]] = {}
     for milestone in MILESTONES:
@@ -99,7 +111,12 @@ def an_episode(draw: st.DrawFn, name: str, group: str, ends: st.SearchStrategy[E
         if turn is not None:
             reached.setdefault(turn, []).append(milestone)
     score = draw(st.sampled_from([0.0, 0.1, 0.3, 1.0]))
-    return make_episode(name, group, length, score, draw(ends), reached)
+    scored: dict[int, dict[str, float]] = {i: {} for i in range(length)}
+    for judged in scored.values():
+        valid = draw(st.none() | st.sampled_from([0.0, 1.0]))
+        judged |= {} if valid is None else {"validity": valid}
+    scored[length - 1]["modified"] = draw(st.sampled_from([0.0, 1.0]))
+    return make_episode(name, group, length, score, draw(ends), reached, scored)
 
 
 @st.composite

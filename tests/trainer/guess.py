@@ -1,7 +1,8 @@
 """A game that is learned in seconds, and runs in processes of their own that can die at any moment.
 
-As a program it reads requests from standard input, one JSON line each, carries out each in a fork and
-answers with a line, so that what takes seconds to import is imported once.
+As a program it reads requests from standard input, one JSON line each, and carries out each in a fork, so
+that what takes seconds to import is imported once. The fork says in a line what came of it, then the program
+says how the fork ended.
 """
 
 from __future__ import annotations
@@ -123,30 +124,34 @@ def recipe(**changes: Any) -> Recipe:
 
 
 class Moments:
-    """Counts what happens in a run, as its watcher and tracker, and kills the process at one of it."""
+    """Writes down what happens in a run, as its watcher and tracker, and kills the process at one of it."""
 
-    def __init__(self, last: int) -> None:
-        self.count, self.last = 0, last
+    def __init__(self, name: str, number: int) -> None:
+        self.passed: list[str] = []
+        self.last = name, number
         self.synced = os.fsync
 
-    def pass_one(self) -> None:
-        self.count += 1
-        if self.count == self.last:
-            print(json.dumps({"killed": self.count, "below": below(os.getpid())}), flush=True)
+    def pass_one(self, name: str) -> None:
+        """The process dies at the moment of this number of the name that was asked for, or of any."""
+        self.passed.append(name)
+        asked, number = self.last
+        if number == (self.passed.count(name) if name == asked else len(self.passed) if not asked else 0):
+            print(json.dumps({"killed": name, "below": below(os.getpid())}), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def phase(self, name: str, done: int, total: int) -> None:
-        self.pass_one()
+        self.pass_one(name)
 
     def log(self, row: Row) -> None:
-        self.pass_one()
+        """After the row was written to ``metrics.jsonl``."""
+        self.pass_one(f"{row['kind']} row")
 
     def close(self) -> None:
-        self.pass_one()
+        self.pass_one("close")
 
     def sync(self, descriptor: int) -> None:
         """In place of ``os.fsync``: half-way through writing episodes or a checkpoint."""
-        self.pass_one()
+        self.pass_one("sync")
         self.synced(descriptor)
 
 
@@ -164,12 +169,12 @@ def started(pid: int) -> int:
 
 
 def serve(request: Mapping[str, Any]) -> None:
-    """Train, or go on, in this process; it may die at a moment of the given number."""
-    moments = Moments(request["last"])
+    """Train, or go on, in this process; it may die at a moment of a name and number."""
+    moments = Moments(*request["die"])
     os.fsync = moments.sync
     chosen = Recipe.read(request["recipe"])
     asyncio.run(train(chosen, run=request["run"], resume=True, trackers=[moments], watcher=moments))
-    print(json.dumps({"moments": moments.count}), flush=True)
+    print(json.dumps({"passed": moments.passed}), flush=True)
 
 
 def main() -> None:
@@ -177,8 +182,9 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             serve(json.loads(line))
-            os._exit(0)
-        os.waitpid(pid, 0)
+            sys.exit()
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
 
 
 if __name__ == "__main__":

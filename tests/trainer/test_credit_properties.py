@@ -24,6 +24,18 @@ CREDIT: dict[str, list[Any]] = {
     "outcome + grpo": ["outcome", "grpo"],
     "milestones + rloo": ["milestones", "rloo"],
     "milestones + turn_baseline": ["milestones", "returns", "turn_baseline"],
+    "gated + grpo": [
+        "outcome_levels",
+        {
+            "kind": "gated",
+            "rewards": {
+                "outcome_level": {"level": 0, "threshold": 0.2},
+                "channel:validity": {"weight": 0.15, "threshold": 2},
+                "progress": {"level": 2},
+            },
+        },
+        "grpo",
+    ],
     "shaped + critic": [
         "outcome",
         "shaping",
@@ -83,9 +95,9 @@ def test_one_groups_credit_does_not_depend_on_another(lab: Lab, name: str, data:
 def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.DataObject, size: int) -> None:
     model: Episode = data.draw(lab.batches())[0]
     reached = {turn.index: turn.record.milestones for turn in model.turns}
-    copies = [
-        lab.episode(f"c{i}", "c", len(model.turns), model.score, model.end, reached) for i in range(size)
-    ]
+    scored = {turn.index: {term.channel: term.value for term in turn.record.terms} for turn in model.turns}
+    like = (len(model.turns), model.score, model.end, reached, scored)
+    copies = [lab.episode(f"c{i}", "c", *like) for i in range(size)]
     table = lab.table(*copies)
     result = pipeline(lab, name).run(table, {})
     assert not result.advantage.any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from turnwise.envs.types import EndReason
 from turnwise.trainer.columns import base_columns
 from turnwise.trainer.pipeline import Pipeline
 from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.stage import State
 from turnwise.trainer.table import TurnTable
 
 Lab = SimpleNamespace
@@ -156,7 +158,8 @@ def test_shaping_with_a_critic_is_a_critic_without_shaping(lab: Lab, data: st.Da
     recipe equals plain temporal differences, batch after batch."""
     recipe = Recipe.load("quickstart-shaped")
     stages = recipe.pipeline(base_columns(lab.milestones, lab.channels))
-    by_hand, state = ByHand(0.95, 0.9), {}
+    by_hand = ByHand(0.95, 0.9)
+    state: Mapping[str, State] = {}
     for tag in ("x", "y"):
         episodes = data.draw(lab.batches(FINISHED, tag))
         result = stages.run(lab.table(*episodes), state)

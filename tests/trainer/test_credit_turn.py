@@ -43,7 +43,7 @@ def reference(episodes: list[Episode], returns: list[list[float]], over: str, st
     result: list[float] = []
     for episode, own in zip(episodes, returns, strict=True):
         peers = [r for e, r in zip(episodes, returns, strict=True) if e.group_id == episode.group_id]
-        scale = np.std(np.concatenate(peers)) + 1e-4 if std else 1.0
+        scale = float(np.std(np.concatenate(peers))) + 1e-4 if std else 1.0
         for index, value in enumerate(own):
             there = [r[index] for r in peers if index < len(r)]
             count = len(peers) if over == "zero" else len(there)

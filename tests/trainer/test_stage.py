@@ -61,6 +61,20 @@ def test_column_names_follow_parameters() -> None:
     assert node.provides == ("advantage",)
 
 
+def test_a_name_that_speaks_of_several_entries_is_several_columns() -> None:
+    @credit("sums", scope="turn", needs=["{of}"], provides=["{sign}:{of}", "total"])
+    def sums(t: TurnTable, of: dict[str, float], sign: tuple[str, ...] = ("plus", "minus")) -> Any: ...
+
+    node = find_stage("sums").bind({"of": {"reward": 1.0, "channel:validity": 2.0}})
+    assert node.needs == ("reward", "channel:validity")
+    assert node.provides == (
+        "plus:reward", "plus:channel:validity", "minus:reward", "minus:channel:validity", "total",
+    )  # fmt: skip
+    assert find_stage("sums").bind({"of": {}}).provides == ("total",)
+    assert find_stage("sums").could_provide("minus:reward")
+    assert not find_stage("sums").could_provide("reward")
+
+
 def broken(result: Callable[[int], Any], name: str = "broken") -> None:
     """Register a stage whose function returns this, given the number of rows."""
 

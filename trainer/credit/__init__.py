@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
-from turnwise.trainer.credit import baseline, critic, gae, group, outcome, progress, returns, scale, shaping
+from turnwise.trainer.credit import (
+    baseline,
+    critic,
+    gae,
+    gated,
+    group,
+    outcome,
+    outcome_levels,
+    progress,
+    returns,
+    scale,
+    shaping,
+)
 
-__all__ = ["baseline", "critic", "gae", "group", "outcome", "progress", "returns", "scale", "shaping"]
+__all__ = [
+    "baseline",
+    "critic",
+    "gae",
+    "gated",
+    "group",
+    "outcome",
+    "outcome_levels",
+    "progress",
+    "returns",
+    "scale",
+    "shaping",
+]

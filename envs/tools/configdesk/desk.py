@@ -16,7 +16,7 @@ from pydantic import Field
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
 from turnwise.envs.tasks import TaskSet, check_split
-from turnwise.envs.tool import ToolError, milestone, tool
+from turnwise.envs.tool import ToolError, milestone, reward, tool
 from turnwise.envs.tools.configdesk.generator import LEVELS, draw, generate
 from turnwise.envs.tools.configdesk.problem import (
     Copy,
@@ -173,7 +173,7 @@ class ConfigDesk(Env):
         self.submitted = True
         return "submitted"
 
-    # -- milestones and grade
+    # -- milestones, facts and grade
 
     @milestone
     def source_read(self) -> bool:
@@ -194,6 +194,14 @@ class ConfigDesk(Env):
     def check_passed(self) -> bool:
         """The check passed on the files as they are."""
         return self.checked
+
+    @reward("modified", level=1)
+    async def modified(self) -> float | None:
+        """Whether what was submitted differs from what was given; not scored before."""
+        if not self.submitted:
+            return None
+        await self._read_again()
+        return float({**self.problem.tree, **self.written} != self.problem.tree)
 
     async def grade(self) -> float:
         """1 if it submitted, after a check that passed, files that are right to the last byte."""

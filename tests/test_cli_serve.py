@@ -1,0 +1,161 @@
+"""``turnwise serve``: a real environment in real sandboxes, and nothing left when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from turnwise import connect
+from turnwise.cli import run
+from turnwise.envs.local import LocalEnvs
+from turnwise.envs.types import Action, Step
+from turnwise.sandbox.backends import probes
+
+BACKENDS = [probe.backend for probe in probes() if probe.available]
+DESK = "tools/configdesk"
+TOKEN = "not-to-be-shown"
+
+
+@asynccontextmanager
+async def served(*words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """The command in a process of its own, and the line that it begins with."""
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-c",
+            "from turnwise.cli import main; main()",
+            "serve",
+            DESK,
+            "--port",
+            "0",
+            *words,
+        ),
+        env={**os.environ, "TURNWISE_TOKEN": TOKEN},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            yield process, (await process.stdout.readline()).decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def offspring(pid: int) -> set[int]:
+    """The processes below a process."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | offspring(child)
+    return found
+
+
+def alive(processes: set[int]) -> set[int]:
+    return {pid for pid in processes if Path(f"/proc/{pid}").exists()}
+
+
+async def demonstrate(seed: int) -> tuple[list[Action], list[Step]]:
+    """What the oracle does here, and what comes of it."""
+    actions, steps = [], []
+    async with LocalEnvs(backend=BACKENDS[0], capacity=1) as envs, envs.open(DESK, seed=seed) as env:
+        await env.reset()
+        while env.end is None:
+            action = await env.env.oracle()
+            assert action is not None
+            actions.append(action)
+            steps.append(timeless(await env.step(action)))
+    return actions, steps
+
+
+def timeless(step: Step) -> Step:
+    assert step.record is not None
+    return step.model_copy(update={"record": step.record.model_copy(update={"seconds": 0.0})})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(number: int) -> None:
+    actions, expected = await demonstrate(seed=4)
+    async with served("--backend", BACKENDS[0]) as (process, line):
+        assert DESK in line
+        assert TOKEN not in line
+        url = line.split(" at ")[1].split(";")[0]
+        async with connect(url, token=TOKEN) as envs, envs.open(DESK, seed=4) as env:
+            await env.reset()
+            assert [timeless(await env.step(action)) for action in actions] == expected
+            assert env.score == 1.0
+            async with envs.open(DESK, seed=5) as other:
+                await other.reset()
+                below = offspring(process.pid)
+                assert below
+                process.send_signal(number)
+                output, errors = await process.communicate()
+        assert (process.returncode, output) == (0, b"")
+        assert b"Error" not in errors
+        assert not alive(below)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tools/confgdesk"], "did you mean 'tools/configdesk'?"),
+        ([DESK, "--host", "0.0.0.0"], "TURNWISE_TOKEN"),
+        ([DESK, "--host", "0.0.0.0", "--token", ""], "token"),
+        ([DESK, "--sessions", "0"], "sessions=0"),
+        ([DESK, "--backend", "dcoker"], "namespaces"),
+        ([], "ENV"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TURNWISE_TOKEN", raising=False)
+    assert run(["serve", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", DESK, "--port", str(port)]) == 2
+    assert f"127.0.0.1:{port}" in capsys.readouterr().err
+
+
+WITHOUT_AIOHTTP = """
+import asyncio, sys
+from turnwise import UsageError, connect
+from turnwise.cli import run
+
+async def call():
+    async with connect("http://127.0.0.1:1"):
+        pass
+
+sys.modules["aiohttp"] = None
+try:
+    asyncio.run(call())
+except UsageError as error:
+    print(error)
+print(run(["serve", "tools/configdesk"]))
+"""
+
+
+def test_without_aiohttp_the_extra_is_named() -> None:
+    command = [sys.executable, "-c", WITHOUT_AIOHTTP]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "pip install 'turnwise[server]'" in result.stdout
+    assert result.stdout.endswith("\n2\n")
+    assert result.stderr == "error: serve needs aiohttp: pip install 'turnwise[server]'\n"
