@@ -39,8 +39,13 @@ NEEDS_EXTRA = (
     "turnwise.envs.server",
     "turnwise.trainer.batch",
     "turnwise.trainer.checkpoint",
+    "turnwise.trainer.imitation",
     "turnwise.trainer.learner",
     "turnwise.trainer.loss",
+    "turnwise.trainer.setup",
+    "turnwise.trainer.sft",
+    "turnwise.trainer.train",
+    "turnwise.trainer.warm_start",
 )
 """Modules, and packages with all that is in them, that cannot be imported without an extra."""
 

@@ -63,7 +63,7 @@ class Learner:
         self.model = model
         self.settings = settings
         self.loss = loss
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=settings.lr,
             betas=settings.betas,

@@ -65,10 +65,10 @@ class StageRef(Section):
         return find_stage(self.kind).bind(self.params)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, _: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         forms: list[dict[str, Any]] = [{"enum": list(stages())}]
         for name, stage in stages().items():
-            schema = stage.params.model_json_schema()
+            schema = handler.resolve_ref_schema(handler(stage.params.__pydantic_core_schema__))
             properties = {"kind": {"const": name}, **schema.get("properties", {})}
             forms.append(
                 {

@@ -24,7 +24,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import filter as matching
 from itertools import product
 from string import Formatter
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
@@ -139,7 +139,7 @@ class BoundStage:
         The function sees the columns it needs and the keys, nothing else. Raises :class:`StageError`
         for a result that breaks the declaration; what the function raises gets a note and propagates.
         """
-        seen = [name for name in table.columns if any(fnmatchcase(name, need) for need in self.needs)]
+        seen = {name for need in self.needs for name in matching(table.columns, need)}
         arguments: dict[str, Any] = {
             name: getattr(self.params, name) for name in type(self.params).model_fields
         }

@@ -64,7 +64,10 @@ class NamespacesBackend(Backend):
 
     # ------------------------------------------------------------ life
     async def start(self) -> None:
-        self._process, sock = launch(self._config)
+        try:
+            self._process, sock = launch(self._config)
+        except OSError as error:
+            raise BackendUnavailable(f"namespaces: the interpreter cannot be started: {error}") from error
         self._link = Link(sock, "the hub of the namespaces backend")
         try:
             await self._link.expect(0, START_DEADLINE, "start")

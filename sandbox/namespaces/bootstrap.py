@@ -8,16 +8,22 @@ in a tenth of a second. So the packages above it are entered as bare names, with
 import sys
 from os.path import abspath, dirname
 
-_here = dirname(abspath(__file__))
-for _name, _path in (
-    ("turnwise", dirname(dirname(_here))),
-    ("turnwise.sandbox", dirname(_here)),
-    ("turnwise.sandbox.namespaces", _here),
-):
-    _package = type(sys)(_name)
-    _package.__path__ = [_path]
-    sys.modules[_name] = _package
 
-from turnwise.sandbox.namespaces.janitor import main  # noqa: E402
+def enter_packages() -> None:
+    """Make the packages above known by their names alone."""
+    here = dirname(abspath(__file__))
+    for name, path in (
+        ("turnwise", dirname(dirname(here))),
+        ("turnwise.sandbox", dirname(here)),
+        ("turnwise.sandbox.namespaces", here),
+    ):
+        package = type(sys)(name)
+        package.__path__ = [path]
+        sys.modules[name] = package
 
-main(int(sys.argv[1]), int(sys.argv[2]))
+
+if __name__ == "__main__":
+    enter_packages()
+    from turnwise.sandbox.namespaces.janitor import main
+
+    main(int(sys.argv[1]), int(sys.argv[2]))

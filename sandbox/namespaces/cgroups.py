@@ -9,8 +9,8 @@ sweeps what it left.
 A process joins by writing "0" to a file the hub opened, as the kernel asks the opener's rights. In
 version 1 that is ``tasks``: joining through ``cgroup.procs`` takes a lock that waits for an RCU grace
 period, up to 30 ms. Version 2 is used where memory, pids and cpu are enabled (or can be) below the
-root of the hierarchy as this process sees it; its file operations are tested on a plain directory
-tree only.
+root of the hierarchy as this process sees it. No machine with those was at hand: joining and removing
+were tried on a real hierarchy without controllers, the limits on a plain directory tree only.
 """
 
 from __future__ import annotations

@@ -36,19 +36,20 @@ def main(fd: int, owner: int) -> None:
     config["root"] = os.geteuid() == 0
     if "title" not in config["without"]:
         syscalls.set_title("sandbox-janitor")
+    groups = None
     try:
         groups = _cgroups(config)
-        try:
-            child = _start_hub(connection, config, groups, watch)
-            connection.close()
-            select.select([watch, child], [], [])
-            signal.pidfd_send_signal(child, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, child, os.WEXITED)
-        finally:
-            if groups is not None:
-                groups.remove()
+        child = _start_hub(connection, config, groups, watch)
     except OSError as error:
         channel.send(connection, {"id": 0, "fatal": str(error)})
+    else:
+        connection.close()
+        select.select([watch, child], [], [])
+        signal.pidfd_send_signal(child, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, child, os.WEXITED)
+    finally:
+        if groups is not None:
+            groups.remove()
 
 
 def _cgroups(config: Head) -> Cgroups | None:

@@ -16,18 +16,22 @@ _END_DEADLINE = 20.0
 
 
 def launch(config: Head) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A new janitor, and our end of the connection to its hub."""
+    """A new janitor, and our end of the connection to its hub. Raises ``OSError``."""
     mine, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_BOOTSTRAP), str(theirs.fileno()), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},  # nothing of ours: it may hold secrets
-        )
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_BOOTSTRAP), str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},  # nothing of ours: it may hold secrets
+            )
+    except OSError:
+        mine.close()
+        raise
     channel.send(mine, config)
     return process, mine
 

@@ -330,3 +330,13 @@ async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
         assert (await env.step(call("write", line="x"))).view.text == "ok"
         async with envs.open("test/pad") as other:  # as soon as the slow one's place is free
             assert (await other.reset()).text == "write"
+
+
+async def test_who_leaves_while_opening_holds_no_place() -> None:
+    async with serving(sessions=1) as server:
+        for _ in range(10):
+            async with raw(server) as hasty:
+                request = {"type": "open", "env": {"name": "test/pad"}, "task": {"kind": "seed"}}
+                await hasty.socket.send_json({"id": 1, "session": "s"} | request)
+        async with connect(server.url) as envs, envs.open("test/pad") as env:
+            assert (await env.reset()).text == "write"

@@ -149,7 +149,7 @@ class Moments:
     def close(self) -> None:
         self.pass_one("close")
 
-    def sync(self, descriptor: int) -> None:
+    def sync(self, descriptor: Any) -> None:
         """In place of ``os.fsync``: half-way through writing episodes or a checkpoint."""
         self.pass_one("sync")
         self.synced(descriptor)

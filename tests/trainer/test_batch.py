@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -99,7 +100,8 @@ def test_a_shared_turn_is_trained_in_one_sequence(lab: SimpleNamespace) -> None:
         lab.episode("a", "g", [shared, lab.turn("a", "g", 1)]),
         lab.episode("b", "g", [shared, lab.turn("b", "g", 1, parent_id="a.0")]),
     ]
-    for weight, expected in (("one", 2.0), ("leaves", 4.0)):
+    cases: list[tuple[Literal["one", "leaves"], float]] = [("one", 2.0), ("leaves", 4.0)]
+    for weight, expected in cases:
         table = TurnTable.from_episodes(episodes, lab.milestones, lab.channels, shared_weight=weight)
         (batch,) = all_batches(TrainingData.of(with_advantages(table, [1.0, 7.0, 3.0, 9.0])))
         assert batch.ids.tolist() == [[1, 2, 10, 1, 2, 10, 11]] * 2

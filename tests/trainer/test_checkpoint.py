@@ -75,7 +75,7 @@ def test_everything_comes_back_to_the_last_bit(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    progress = {
+    progress: dict[str, Any] = {
         "step": 3,
         "round": 2,
         "satisfied": True,

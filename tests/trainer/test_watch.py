@@ -21,7 +21,8 @@ def some(lab: SimpleNamespace) -> Any:
     """So many episodes that succeed, fail, run out of turns, and were failed by the machine."""
 
     def make(won: int = 0, lost: int = 0, endless: int = 0, failed: int = 0) -> list[Episode]:
-        kinds = [(1.0, EndReason.SUBMITTED)] * won + [(0.0, EndReason.SUBMITTED)] * lost
+        kinds: list[tuple[float | None, EndReason]] = [(1.0, EndReason.SUBMITTED)] * won
+        kinds += [(0.0, EndReason.SUBMITTED)] * lost
         kinds += [(0.0, EndReason.TURN_LIMIT)] * endless + [(None, EndReason.INFRA_ERROR)] * failed
         episodes = [lab.episode(f"e{i}", "g", 1, score, end) for i, (score, end) in enumerate(kinds)]
         return [replace(e, error="" if e.end.trainable else "SandboxDied: gone") for e in episodes]

@@ -32,7 +32,8 @@ def turn_baseline(
     so does every group whose episodes have the same returns.
     """
     returns = t["return"]
-    peers = Grouping.of(t.group_id, t.index)
+    longest = int(t.index.max(initial=0)) + 1
+    peers = Grouping(t.group_id * longest + t.index, t.by_group.count * longest)
     episodes = t.episodes_by_group.spread(t.episodes_by_group.size)[t.episode_id]
     present = peers.spread(peers.size)
     alike = peers.spread(peers.alike(returns)) & ((present == episodes) | (over == "skip"))

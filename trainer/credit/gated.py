@@ -43,7 +43,7 @@ PATIENCE = 10
 class Reward(BaseModel):
     """One of the rewards that are accumulated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     level: int | None = Field(default=None, ge=0)
     """Its priority, 0 the highest; None takes the level that the environment gives a channel."""

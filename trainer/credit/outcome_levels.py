@@ -22,12 +22,16 @@ from turnwise.trainer.table import TurnTable
 class OutcomeValues(BaseModel):
     """What each outcome is worth, in [0, 1], the better never less than the worse."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     not_submitted: float = Field(default=0.0, ge=0, le=1)
+    """The episode ended in another way."""
     unchanged: float = Field(default=0.1, ge=0, le=1)
+    """What was given was handed back as it was."""
     modified: float = Field(default=0.2, ge=0, le=1)
+    """What was handed in is another thing, and not right."""
     solved: float = Field(default=1.0, ge=0, le=1)
+    """What was handed in has the full score."""
 
     @model_validator(mode="after")
     def _ascends(self) -> Self:
