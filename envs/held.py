@@ -133,7 +133,7 @@ class Held:
     async def close(self) -> None:
         """End what runs in it, and it."""
         self.closed = True
-        if False:
-            pass
+        if self._scope is not None:
+            await self._scope.call_off()
         async with Scope(GRACE_SECONDS):
             await self.session.close()

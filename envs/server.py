@@ -155,9 +155,13 @@ class EnvServer:
     def _refuse_web_pages(self, request: web.Request) -> None:
         """A page of another site may make the browser of this machine call loopback: by its address, which
         ``Origin`` betrays, or by a name of its own that resolves to it, which ``Host`` does."""
-        name = urlsplit(f"//{request.host}").hostname or ""
         origin = request.headers.get("Origin")
-        if not is_loopback(name) or (origin is not None and urlsplit(origin).netloc != request.host):
+        try:
+            name = urlsplit(f"//{request.host}").hostname or ""
+            foreign = origin is not None and urlsplit(origin).netloc != request.host
+        except ValueError:
+            name, foreign = "", True
+        if foreign or not is_loopback(name):
             raise Refusal(Code.FORBIDDEN, "without a token only programs on this machine may call")
 
     def _trainer(self, request: web.Request) -> None:

@@ -72,7 +72,7 @@ class Service:
             if self._token is None:
                 return Principal("trainer")
             raise Refusal(Code.UNAUTHORIZED, "this server needs a token")
-        if self._token is not None and hmac.compare_digest(token.encode(), self._token.encode()):
+        if self._token is not None and hmac.compare_digest(_bytes(token), self._token.encode()):
             return Principal("trainer")
         held = self._agents.get(_hash(token))
         if held is None:
@@ -280,5 +280,9 @@ def _permit(own: Held, request: Request) -> None:
         raise Refusal(Code.UNKNOWN_SESSION, "the session was closed")
 
 
+def _bytes(token: str) -> bytes:
+    return token.encode(errors="surrogateescape")  # as a header that is no UTF-8 was read
+
+
 def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(_bytes(token)).digest()

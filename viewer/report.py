@@ -1,24 +1,14 @@
-"""The report of a run: one HTML file that needs nothing else, to be read, kept and sent.
-
-Everything that an agent or an environment wrote is escaped, and a content security policy lets run no
-script but the report's own, known by its hash, and load nothing from anywhere.
-"""
+"""The report of a run: one HTML file that needs nothing else, to be read, kept and sent."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import os
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.run_folder import Run
@@ -27,10 +17,9 @@ from turnwise.viewer.charts import MAX_POINTS, scale_of, shade
 from turnwise.viewer.credit_map import credit_maps
 from turnwise.viewer.episodes import Pick, pick_episodes
 from turnwise.viewer.figures import figures
+from turnwise.viewer.page import render_page, write_page
 from turnwise.viewer.run_folder import RunFolder
-from turnwise.viewer.words import action_text, clip, duration, interval, percent, printable, signed
-
-HERE = Path(__file__).parent
+from turnwise.viewer.words import duration, interval, percent
 
 
 def write_report(run: Path | str) -> Path:
@@ -39,12 +28,7 @@ def write_report(run: Path | str) -> Path:
     Raises ``UsageError`` where ``run`` is not a run's folder.
     """
     folder = RunFolder(run)
-    page = render(folder)
-    target = folder.path / "report.html"
-    scratch = target.with_suffix(".tmp")
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, target)
-    return target
+    return write_page(folder.path / "report.html", render(folder))
 
 
 async def train(
@@ -82,19 +66,9 @@ async def sft(
 
 def render(run: RunFolder) -> str:
     """The report as a page."""
-    templates = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    templates.filters |= {
-        "action": action_text,
-        "clip": clip,
-        "printable": printable,
-        "signed": signed,
-        "base64": _base64,
-    }
-    script = (HERE / "report.js").read_text(encoding="utf-8")
     picks = pick_episodes(run)
-    return templates.get_template("report.html").render(
+    return render_page(
+        "report.html",
         path=str(run.path),
         recipe=run.config["name"],
         env=str(run.env),
@@ -109,16 +83,7 @@ def render(run: RunFolder) -> str:
         shade=partial(shade, scale=scale_of(advantages(picks))),
         config=run.config_text,
         files=list(files(run)),
-        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_base64(hashlib.sha256(script.encode()).digest()),
-        percent=percent,
-        interval=interval,
     )
-
-
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()
 
 
 # ---------------------------------------------------------------- headline

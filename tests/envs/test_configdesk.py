@@ -196,6 +196,23 @@ async def test_the_check_looks_at_the_real_files(one: Session) -> None:
     assert await do(one, "check") == "fail"
 
 
+async def test_files_count_as_modified_while_they_differ_from_those_given(one: Session) -> None:
+    await solve_up_to(one, "target_opened")
+    target = desk(one).problem.copies[0].target
+    before = await do(one, "get", key=target.key)
+    actions = [
+        (call("set", key=target.key, value="7" if before != "7" else "8"), 1.0),
+        (call("check"), 1.0),
+        (call("set", key=target.key, value=before), 0.0),
+        (call("set", key=target.key, value=target.value), 1.0),
+        (FinishAction(), 1.0),
+    ]
+    for action, changed in actions:
+        record = (await one.step(action)).record
+        assert record is not None
+        assert {term.channel: term.value for term in record.terms}["modified"] == changed
+
+
 # ---------------------------------------------------------------- milestones
 
 

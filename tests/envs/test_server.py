@@ -265,6 +265,15 @@ async def test_beyond_the_bound_an_open_waits_and_then_says_busy() -> None:
             await env.reset()
 
 
+async def test_forks_get_all_their_places_or_take_none() -> None:
+    async with served(sessions=3) as server, connect(server.url) as envs, envs.open("test/pad") as env:
+        await env.reset()
+        with pytest.raises(ServerFailed, match="3 places are needed, 2 are free"):
+            await env.fork(3)
+        for twin in await env.fork(2):
+            await twin.step(call("write", line="x"))
+
+
 async def test_who_waits_gets_the_place_and_who_gives_up_leaves_none_taken() -> None:
     async with served(sessions=1) as server, connect(server.url) as envs:
 

@@ -250,6 +250,26 @@ async def test_who_gets_in() -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"Host: localhost\r\nAuthorization: Bearer \xff\xfe", 401),
+        (b"Host: localhost\r\nAuthorization: Bearer", 401),
+        (b"Host: localhost\r\nOrigin: http://[", 403),
+        (b"Host: [", 403),
+        (b"Host: localhost", 200),
+    ],
+)
+async def test_headers_of_any_kind_get_an_answer(headers: bytes, status: int) -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        request = f"GET {PATH}/environments HTTP/1.1\r\n".encode()
+        writer.write(request + headers + b"\r\nConnection: close\r\n\r\n")
+        assert (await reader.readline()).split()[1] == str(status).encode()
+        writer.close()
+        await writer.wait_closed()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
 def test_beyond_loopback_a_token_is_needed(host: str) -> None:
     with pytest.raises(UsageError, match="token"):

@@ -149,10 +149,10 @@ class Moments:
     def close(self) -> None:
         self.pass_one("close")
 
-    def sync(self, descriptor: Any) -> None:
+    def sync(self, fd: Any) -> None:
         """In place of ``os.fsync``: half-way through writing episodes or a checkpoint."""
         self.pass_one("sync")
-        self.synced(descriptor)
+        self.synced(fd)
 
 
 def below(pid: int) -> list[list[int]]:

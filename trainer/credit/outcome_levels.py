@@ -27,7 +27,7 @@ class OutcomeValues(BaseModel):
     not_submitted: float = Field(default=0.0, ge=0, le=1)
     """The episode ended in another way."""
     unchanged: float = Field(default=0.1, ge=0, le=1)
-    """What was given was handed back as it was."""
+    """What was given was handed in as it was."""
     modified: float = Field(default=0.2, ge=0, le=1)
     """What was handed in is another thing, and not right."""
     solved: float = Field(default=1.0, ge=0, le=1)

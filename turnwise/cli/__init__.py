@@ -21,6 +21,7 @@ from turnwise.cli.export import export
 from turnwise.cli.group import Commands
 from turnwise.cli.messages import explain, install_warnings
 from turnwise.cli.recipes import recipes
+from turnwise.cli.rescore import rescore
 from turnwise.cli.serve import serve
 from turnwise.cli.sft import sft
 from turnwise.cli.show import show
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (doctor, envs, train, sft, evaluate_command, show, recipes, export, serve):
+for command in (doctor, envs, train, sft, evaluate_command, show, rescore, recipes, export, serve):
     cli.add_command(command)
 
 

@@ -196,10 +196,8 @@ class ConfigDesk(Env):
         return self.checked
 
     @reward("modified", level=1)
-    async def modified(self) -> float | None:
-        """Whether what was submitted differs from what was given; not scored before."""
-        if not self.submitted:
-            return None
+    async def modified(self) -> float:
+        """Whether the files differ from those given."""
         await self._read_again()
         return float({**self.problem.tree, **self.written} != self.problem.tree)
 
