@@ -200,7 +200,7 @@ async def test_files_count_as_modified_while_they_differ_from_those_given(one: S
     await solve_up_to(one, "target_opened")
     target = desk(one).problem.copies[0].target
     before = await do(one, "get", key=target.key)
-    actions = [
+    actions: list[tuple[Action, float]] = [
         (call("set", key=target.key, value="7" if before != "7" else "8"), 1.0),
         (call("check"), 1.0),
         (call("set", key=target.key, value=before), 0.0),
