@@ -157,5 +157,5 @@ def _random_value(entry: JsonSchema, rng: random.Random) -> Any:
 
 
 def describe(env: type[Env]) -> str:
-    """The guide of an environment: its description, or its docstring."""
-    return env.description or inspect.getdoc(env) or ""
+    """The guide of an environment: its description, or its own docstring."""
+    return env.description or inspect.cleandoc(env.__doc__ or "")

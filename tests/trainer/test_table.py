@@ -147,7 +147,8 @@ def test_only_what_the_learner_sampled_is_trainable(lab: Lab) -> None:
     tokens = table.tokens
     assert tokens.ids.tolist() == [1, 2, 3, 4, 5]
     assert tokens.trainable.tolist() == [False, False, True, False, False]
-    np.testing.assert_array_equal(tokens.logprobs, np.array([np.nan, np.nan, -1, -1, np.nan], dtype=np.float32))
+    sampled = np.array([np.nan, np.nan, -1, -1, np.nan], dtype=np.float32)
+    np.testing.assert_array_equal(tokens.logprobs, sampled)
     assert tokens.version.tolist() == [-1, -1, 3, 3, -1]
 
 
