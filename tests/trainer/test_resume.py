@@ -105,7 +105,7 @@ def fixed(value: Any) -> Any:
 
 
 def lines(path: Path) -> list[Any]:
-    return [fixed(json.loads(line)) for line in path.read_text().splitlines()]
+    return [fixed(json.loads(line)) for line in path.read_bytes().splitlines()]
 
 
 def assert_same(run: Path, other: Path) -> None:
@@ -141,10 +141,20 @@ def test_the_same_seed_gives_the_same_run_in_another_process(
     assert all(row["grad_norm"] > 0 and row["loss"] != 0 for row in trained), "something was learned"
 
 
-def test_another_seed_gives_another_run(
-    recipe: Recipe, unbroken: Path, attempt: Attempt, tmp_path: Path
-) -> None:
-    attempt(tmp_path / "a", recipe.override(seed=1))
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("metrics.jsonl", '"round": 2', '"round": 3'),
+        ("episodes/step-000002.jsonl", '"turn":1', '"turn":2'),
+        ("checkpoints/000003/progress.json", '"step": 3', '"step": 4'),
+        ("checkpoints/000003/model/config.json", "qwen3", "qwen4"),
+    ],
+)
+def test_a_difference_is_seen(unbroken: Path, tmp_path: Path, name: str, old: str, new: str) -> None:
+    shutil.copytree(unbroken, tmp_path / "a")
+    assert_same(tmp_path / "a", unbroken)
+    path = tmp_path / "a" / name
+    path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "a", unbroken)
 
