@@ -10,6 +10,7 @@ summary.json    the result
 
 from __future__ import annotations
 
+import fcntl
 import json
 import resource
 import sys
@@ -98,6 +99,19 @@ def _refusing(folder: Path) -> Iterator[None]:
 def begun(folder: Path) -> bool:
     """Whether a folder holds anything; one that was killed before its config.yaml was whole does not."""
     return folder.exists() and any(path.name != _CONFIG_DRAFT for path in folder.iterdir())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder until the block or the process ends. Raises ``UsageError`` where another does."""
+    with (folder / "config.yaml").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"run {str(folder)!r} is going on in another process; wait for it, or end it"
+            ) from None
+        yield
 
 
 def sweep(folder: Path) -> None:

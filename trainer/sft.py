@@ -42,8 +42,9 @@ async def sft(
         recipe = recipe.override(warm_start=WarmStart().model_dump(mode="json"))
     plan = prepare(recipe)
     await asyncio.to_thread(_create, folder, recipe, None if source is None else Path(source))
-    async with open_parts(plan, folder, watcher) as parts:
-        return await TrainingLoop(parts, trackers, watcher).run(reinforce=False)
+    with run_folder.locked(folder):
+        async with open_parts(plan, folder, watcher) as parts:
+            return await TrainingLoop(parts, trackers, watcher).run(reinforce=False)
 
 
 def _create(folder: Path, recipe: Recipe, source: Path | None) -> None:

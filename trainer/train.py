@@ -54,14 +54,15 @@ async def train(
     resume = resume and run_folder.begun(folder)
     if resume:
         recipe = run_folder.stored_recipe(folder)
-        run_folder.sweep(folder)
     elif env is not None:
         recipe = recipe.override(env=env)
     plan = prepare(recipe)
     if not resume:
         run_folder.create(folder, recipe)
-    async with open_parts(plan, folder, watcher) as parts:
-        return await TrainingLoop(parts, trackers, watcher).run()
+    with run_folder.locked(folder):
+        run_folder.sweep(folder)
+        async with open_parts(plan, folder, watcher) as parts:
+            return await TrainingLoop(parts, trackers, watcher).run()
 
 
 class TrainingLoop:

@@ -213,6 +213,21 @@ async def test_success_rises(guess: ModuleType, tmp_path: Path, seed: int) -> No
     assert run.summary.held_out_success > before + 0.2
 
 
+@pytest.mark.usefixtures("fresh_registry")
+async def test_a_stages_state_goes_from_step_to_step(guess: ModuleType, tmp_path: Path) -> None:
+    @credit("counting", scope="batch", needs=["reward"], provides=["advantage", "value"])
+    def counting(t: TurnTable, state: dict[str, int]) -> Any:
+        count = state.get("steps", 0) + 1
+        return {"advantage": t.reward, "value": np.full(len(t), count)}, {"steps": count}
+
+    run = await train(guess.recipe(credit=["counting"], steps=3), run=tmp_path / "a")
+    for step in (1, 2, 3):
+        for line in (run.folder / f"credit/step-{step:06d}.jsonl").read_text().splitlines():
+            assert set(json.loads(line)["columns"]["value"]) == {step}
+    progress = json.loads((run.folder / "checkpoints/000003/progress.json").read_text())
+    assert progress["stages"] == {"counting": {"steps": 3}}
+
+
 async def test_training_ends_when_it_is_good_enough(guess: ModuleType, tmp_path: Path) -> None:
     recipe = guess.recipe(steps=50, evaluate={"stop_at": 0.0})
     run = await train(recipe, run=tmp_path / "a")
@@ -284,6 +299,30 @@ async def test_a_folder_that_is_no_run_is_neither_begun_nor_resumed(
     with pytest.raises(UsageError, match="cannot be written: Not a directory"):
         await train(guess.recipe(), run=tmp_path / "file" / "a")
     assert sorted(os.listdir(tmp_path)) == ["file", "notes.txt"]
+
+
+async def test_a_run_that_is_going_on_cannot_be_resumed_beside_it(guess: ModuleType, tmp_path: Path) -> None:
+    recipe = guess.recipe()
+    refused: list[UsageError] = []
+
+    class Second(Recorder):
+        def log(self, row: Row) -> None:
+            super().log(row)
+            if row["kind"] == "start":
+                self.task = asyncio.create_task(self.resume())
+
+        async def resume(self) -> None:
+            try:
+                await train(recipe, run=tmp_path / "a", resume=True)
+            except UsageError as error:
+                refused.append(error)
+
+    run = await train(recipe, run=tmp_path / "a", trackers=[Second()])
+    assert [str(error) for error in refused] == [
+        f"run '{tmp_path / 'a'}' is going on in another process; wait for it, or end it"
+    ]
+    assert run.summary.stopped == "finished"
+    assert not rows(run.folder, "resume")
 
 
 @pytest.mark.parametrize("resume", [False, True])
