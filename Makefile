@@ -19,6 +19,7 @@ help:
 quickstart:
 	@scripts/setup.sh train
 	@.venv/bin/turnwise train quickstart $(ARGS)
+	@echo "To have turnwise on the path:  . .venv/bin/activate"
 
 setup:
 	@scripts/setup.sh dev

@@ -128,6 +128,15 @@ def stored_recipe(folder: Path) -> Recipe:
     return Recipe.load(folder / "config.yaml")
 
 
+def finished(folder: Path, steps: int) -> Run | None:
+    """The run of a folder that has done all its training steps and was evaluated; else None."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    summary = Summary.model_validate_json(path.read_text(encoding="utf-8"))
+    return Run(folder, summary) if summary.stopped == "finished" and summary.steps >= steps else None
+
+
 def write_credit(folder: Path, step: int, table: TurnTable) -> None:
     """What every turn of a step was credited with, a line per episode that was trained on."""
     path = folder / "credit" / f"step-{step:06d}.jsonl"

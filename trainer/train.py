@@ -47,13 +47,16 @@ async def train(
     """Train a recipe into a folder.
 
     ``env`` replaces the recipe's environment. With ``resume`` an existing folder's own recipe is gone on
-    with from its newest checkpoint. The trackers are closed at the end. Raises ``UsageError`` for whatever
+    with from its newest checkpoint; one that is finished is returned as it is. The trackers are closed at the end. Raises ``UsageError`` for whatever
     can be known to be wrong before work starts, and ``OSError`` naming the file where one cannot be written.
     """
     folder = Path(run)
     resume = resume and run_folder.begun(folder)
     if resume:
         recipe = run_folder.stored_recipe(folder)
+        done = run_folder.finished(folder, recipe.steps)
+        if done is not None:
+            return done
     elif env is not None:
         recipe = recipe.override(env=env)
     plan = prepare(recipe)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from turnwise.envs.types import AgentView as AgentView
     from turnwise.envs.types import call as call
     from turnwise.envs.types import text as text
+    from turnwise.sandbox.contract import Limits as Limits
+    from turnwise.sandbox.contract import SandboxSpec as SandboxSpec
     from turnwise.trainer.recipe import Recipe as Recipe
     from turnwise.trainer.stage import credit as credit
     from turnwise.trainer.table import TurnTable as TurnTable
@@ -36,8 +38,10 @@ _WHERE = {
     "AgentView": "envs.types",
     "Env": "envs.env",
     "Evaluation": "agents.metrics",
+    "Limits": "sandbox.contract",
     "LocalEnvs": "envs.local",
     "Recipe": "trainer.recipe",
+    "SandboxSpec": "sandbox.contract",
     "TaskSet": "envs.tasks",
     "ToolError": "envs.tool",
     "TurnTable": "trainer.table",
@@ -61,8 +65,10 @@ __all__ = [
     "AgentView",
     "Env",
     "Evaluation",
+    "Limits",
     "LocalEnvs",
     "Recipe",
+    "SandboxSpec",
     "TaskSet",
     "ToolError",
     "TurnTable",

@@ -19,7 +19,9 @@ from turnwise.trainer.tracker import Row
 from turnwise.viewer.words import clip, duration, interval, percent, printable
 
 LINE_SECONDS = 5.0
-"""Without a terminal: time between two lines, evaluations and warnings apart."""
+"""Without a terminal: time between two lines of a long phase; every step has a line of its own."""
+LONG_PHASES = ("demonstrations", "warm start")
+"""Phases that go on for many seconds before there is a row of metrics."""
 BLUE = "#3f82bd"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -67,7 +69,7 @@ class Progress:
         """``done`` of ``total`` parts of a named phase."""
         self._begin()
         self._phase = (name, done, total)
-        if self._due():
+        if name in LONG_PHASES and self._due():
             self._say(f"{name}: {done:,} of {total:,}")
 
     # -- Tracker
@@ -82,7 +84,7 @@ class Progress:
             self._curve.append(row.get("success", 0.0))
         if kind in ("warning", "stop"):
             self._print(f"{kind} at step {row['step']}: {printable(str(row['reason']))}")
-        elif kind == "train" and self._due():
+        elif kind == "train" and self._live is None:
             self._say(self._training(row))
         elif kind == "warm_start" and self._live is None:
             self._say(self._warm_start(row))

@@ -54,10 +54,11 @@ async def test_no_attack_works(sandbox: Sandbox, way: str) -> None:
 HOLES: list[tuple[set[Defence], set[str]]] = [
     ({"nested_pid"}, {"sees other processes"}),
     ({"dumpable"}, {"opens another's memory", "enters another's root", "reads another's environment"}),
+    ({"dumpable", "seccomp"}, {"may read another's memory"}),
     ({"capabilities"}, {"has capabilities"}),
     ({"capabilities", "seccomp"}, {"uncovers /proc", "mounts"}),
     ({"no_new_privs"}, {"may gain privileges"}),
-    ({"seccomp"}, {"runs unfiltered", "makes a user namespace", "clones into a user namespace"}),
+    ({"seccomp"}, {"runs unfiltered", "makes a user namespace", "clones into one by clone3", "stores a key"}),
     ({"network"}, {"sees the host's network"}),
     ({"title"}, {"learns the host's paths"}),
 ]

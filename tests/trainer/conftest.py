@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -159,3 +161,16 @@ def guess() -> ModuleType:
     sys.modules["guess"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def disk() -> Iterator[Callable[[float], None]]:
+    """As if the disk were full: no file can grow beyond so many bytes, until it is called with infinity."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: float) -> None:
+        bound = before[0] if size == math.inf else int(size)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bound, before[1]))
+
+    yield limit
+    limit(math.inf)

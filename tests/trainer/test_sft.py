@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 from dataclasses import replace
@@ -124,6 +125,19 @@ async def test_an_imitation_cut_short_goes_on_with_what_it_imitated(
     assert (run.summary.steps, run.summary.stopped) == (1, "finished")
     assert list(read_episodes(run.folder / "demonstrations.jsonl")) == successes(teacher.folder)
     assert vocabulary(run) == vocabulary(teacher)
+
+
+async def test_what_to_imitate_is_there_before_the_run_is(
+    guess: ModuleType, tmp_path: Path, teacher: Run, disk: Any
+) -> None:
+    """Ended while it copies them, it leaves no run that would go on with the demonstrator instead."""
+    recipe = guess.recipe(env="test/guess?numbers=1")
+    disk(20_000)
+    with pytest.raises(OSError, match=r"File too large: '.*/a/demonstrations\.jsonl'"):
+        await sft(recipe, run=tmp_path / "a", source=teacher.folder)
+    disk(math.inf)
+    with pytest.raises(UsageError, match=r"has no config\.yaml"):
+        await train(recipe, run=tmp_path / "a", resume=True)
 
 
 async def test_a_recipe_without_a_warm_start_gets_one(guess: ModuleType, tmp_path: Path) -> None:

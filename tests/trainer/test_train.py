@@ -7,10 +7,8 @@ import json
 import math
 import os
 import platform
-import resource
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -511,19 +509,6 @@ async def test_a_cancelled_run_lets_go_and_can_be_resumed(
     assert not (tmp_path / "a" / "summary.json").exists()
     run = await train(guess.recipe(), run=tmp_path / "a", resume=True)
     assert (run.summary.steps, run.summary.stopped) == (2, "finished")
-
-
-@pytest.fixture
-def disk() -> Iterator[Any]:
-    """Files can grow to so many bytes and no further, until it is called again."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: float) -> None:
-        bound = before[0] if size == math.inf else int(size)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bound, before[1]))
-
-    yield limit
-    limit(math.inf)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ between it and the init that started it) and leaves them alone: the rest is not 
 """
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -70,6 +71,13 @@ def in_child(action):
     return os.waitpid(pid, 0)[1] == 0
 
 
+def may_read_memory(pid):
+    """Address 0 is no memory: who may read gets EFAULT, who may not EPERM."""
+    buffer = ctypes.create_string_buffer(1)
+    here, there = struct.pack("QQ", ctypes.addressof(buffer), 1), struct.pack("QQ", 0, 1)
+    return call(310, 270, pid, here, 1, there, 1, 0) < 0 and ctypes.get_errno() == errno.EFAULT
+
+
 def clone_user_namespace(*arguments):
     pid = call(*arguments)
     if pid == 0:
@@ -97,7 +105,7 @@ for pid in range(1, 300):
     attempt("learns the host's paths", lambda pid=pid: b"/" in read(f"/proc/{pid}/cmdline"))
     attempt("writes another's settings", lambda pid=pid: opened(f"/proc/{pid}/oom_score_adj", os.O_WRONLY))
     attempt("traces another", lambda pid=pid: libc.ptrace(16, pid, 0, 0) == 0)
-    attempt("writes another's memory", lambda pid=pid: call(311, 271, pid, 0, 0, 0, 0, 0) == 0)
+    attempt("may read another's memory", lambda pid=pid: may_read_memory(pid))
     attempt("takes another's file", lambda pid=pid: call(438, 438, os.pidfd_open(pid), 3, 0) >= 0)
     if pid != init:
         attempt("slows another down", lambda pid=pid: os.setpriority(os.PRIO_PROCESS, pid, 19) is None)
@@ -117,7 +125,7 @@ attempt(
 )
 attempt(
     "clones into one by clone3",
-    lambda: call(435, 435, struct.pack("11Q", NEWUSER, *[0] * 3, 17, *[0] * 6), 88) >= 0,
+    lambda: clone_user_namespace(435, 435, struct.pack("11Q", NEWUSER, *[0] * 3, 17, *[0] * 6), 88),
 )
 attempt("enters a namespace", lambda: in_child(lambda: libc.setns(os.open("/proc/1/ns/mnt", 0), 0)))
 attempt("changes root", lambda: in_child(lambda: os.chroot("/tmp")))
@@ -135,11 +143,10 @@ attempt("loads a BPF map", lambda: call(321, 280, 0, struct.pack("IIII", 2, 4, 4
 attempt("uses io_uring", lambda: call(425, 425, 1, ctypes.create_string_buffer(120)) >= 0)
 attempt("catches page faults", lambda: call(323, 282, 0) >= 0)
 attempt("counts events", lambda: call(298, 241, ctypes.create_string_buffer(112), 0, -1, -1, 0) >= 0)
+handle = ctypes.create_string_buffer(struct.pack("I", 128), 136)
 attempt(
-    "finds files by handle",
-    lambda: (
-        call(303, 264, -100, b"/", ctypes.create_string_buffer(136), ctypes.byref(ctypes.c_int()), 0) == 0
-    ),
+    "names a file's handle",
+    lambda: call(303, 264, -100, b"/tmp", handle, ctypes.byref(ctypes.c_int()), 0) == 0,
 )
 
 with open("/proc/net/dev") as devices:
