@@ -47,8 +47,9 @@ async def train(
     """Train a recipe into a folder.
 
     ``env`` replaces the recipe's environment. With ``resume`` an existing folder's own recipe is gone on
-    with from its newest checkpoint; one that is finished is returned as it is. The trackers are closed at the end. Raises ``UsageError`` for whatever
-    can be known to be wrong before work starts, and ``OSError`` naming the file where one cannot be written.
+    with from its newest checkpoint; one that is finished is returned as it is. The trackers are closed at
+    the end. Raises ``UsageError`` for whatever can be known to be wrong before work starts, and
+    ``OSError`` naming the file where one cannot be written.
     """
     folder = Path(run)
     resume = resume and run_folder.begun(folder)

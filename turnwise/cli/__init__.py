@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out a command line and return the exit code."""
     install_warnings()
     try:
-        result = cli.main(list(arguments), prog_name="turnwise", standalone_mode=False)
+        result = cli.main(list(arguments) or ["--help"], prog_name="turnwise", standalone_mode=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

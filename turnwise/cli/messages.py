@@ -27,8 +27,6 @@ def explain(error: BaseException) -> Explained | None:
         error = error.exceptions[0]
     if isinstance(error, click.NoSuchOption):
         return Explained(_unknown_option(error), 2)
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return Explained(error.format_message(), 2)
     if isinstance(error, click.ClickException):
         return Explained(_one_line(error.format_message()), 2)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
