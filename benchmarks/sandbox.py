@@ -14,8 +14,8 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,26 @@ Operation = Callable[[], Awaitable[object]]
 
 
 def processor_time() -> float:
-    """Seconds of all processes from us down, with those they have waited for. Resolution: one tick each."""
-    total, left = 0, [os.getpid()]
+    """Seconds of all processes from us down, with those they have waited for."""
+    total, left = time.process_time(), children(os.getpid())
     while left:
         pid = left.pop()
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+            waited_for = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
+            own = Path(f"/proc/{pid}/schedstat").read_text().split()[0]  # in ns; stat counts in ticks
         except OSError:
             continue  # it ended meanwhile: its time is its parent's now
-        total += sum(map(int, fields[11:15]))
-        left += [int(child) for text in children for child in text.split()]
-    return total / TICKS
+        total += int(own) / 1e9 + sum(map(int, waited_for)) / TICKS
+        left += children(pid)
+    return total
+
+
+def children(pid: int) -> list[int]:
+    try:
+        texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    return [int(child) for text in texts for child in text.split()]
 
 
 async def measure(n: int, operation: Operation, prepare: Operation | None = None) -> dict[str, float]:
@@ -112,32 +120,32 @@ async def operations(made: Backend, n: int) -> AsyncIterator[tuple[str, dict[str
         await made.drop(frozen)
 
 
-@asynccontextmanager
-async def timed(found: dict[str, float], name: str) -> AsyncIterator[None]:
-    start, before = time.perf_counter(), processor_time()
+@contextmanager
+def timed(found: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
     yield
     found[name + "_s"] = time.perf_counter() - start
-    await asyncio.sleep(REST)
-    found[name + "_cpu_s"] = processor_time() - before
 
 
 async def many(made: Backend, count: int) -> dict[str, float]:
     """Every step for all of them at once: seconds, and memory of one while all are there."""
     found: dict[str, float] = {}
     spec = SandboxSpec(Limits(memory=64 * MiB, disk=32 * MiB))
-    free = available()
-    async with timed(found, "create"):
+    before, free = processor_time(), available()
+    with timed(found, "create"):
         boxes = await asyncio.gather(*(made.create(spec) for _ in range(count)))
     await asyncio.sleep(REST)
     found["memory_mib"] = (free - available()) / count / MiB
-    async with timed(found, "exec"):
+    with timed(found, "exec"):
         await asyncio.gather(*(box.exec(["/bin/true"]) for box in boxes))
-    async with timed(found, "write"):
+    with timed(found, "write"):
         await asyncio.gather(*(box.write("file", bytes(1024)) for box in boxes))
-    async with timed(found, "recycle"):
+    with timed(found, "recycle"):
         await asyncio.gather(*(box.recycle() for box in boxes))
-    async with timed(found, "close"):
+    with timed(found, "close"):
         await asyncio.gather(*(box.close() for box in boxes))
+    await asyncio.sleep(REST)
+    found["cpu_s"] = processor_time() - before
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from turnwise.viewer.run_folder import RunFolder, Shown
 
@@ -50,11 +51,14 @@ def pick_episodes(run: RunFolder) -> list[Pick]:
 
 
 def _search(run: RunFolder, files: Iterable[Path], accepts: Callable[[Shown], bool]) -> Iterator[Shown]:
-    """The matching episodes of the first file that has any, those with the most to see first: credit that
-    differs between turns."""
+    """The matching episodes of the first file that has any, a typical one with something to see first: of
+    middling length, with credit that differs between turns."""
     for file in files:
         found = [shown for shown in run.episodes(file) if accepts(shown) and shown.episode.turns]
-        yield from sorted(found, key=_spread, reverse=True)
+        middle = median(len(shown.episode.turns) for shown in found) if found else 0
+        yield from sorted(
+            found, key=lambda s: (_spread(s) == 0, abs(len(s.episode.turns) - middle), -_spread(s))
+        )
 
 
 def _spread(shown: Shown) -> float:

@@ -54,7 +54,7 @@ async def test_no_attack_works(sandbox: Sandbox, way: str) -> None:
 HOLES: list[tuple[set[Defence], set[str]]] = [
     ({"nested_pid"}, {"sees other processes"}),
     ({"dumpable"}, {"opens another's memory", "enters another's root", "reads another's environment"}),
-    ({"dumpable", "seccomp"}, {"may read another's memory"}),
+    ({"dumpable", "seccomp"}, {"may read another's memory", "traces another"}),
     ({"capabilities"}, {"has capabilities"}),
     ({"capabilities", "seccomp"}, {"uncovers /proc", "mounts"}),
     ({"no_new_privs"}, {"may gain privileges"}),

@@ -122,6 +122,9 @@ def recipe(**changes: Any) -> Recipe:
 
 # ---------------------------------------------------------------- as a program
 
+PATIENCE = 300
+"""Seconds after which a run counts as hanging."""
+
 
 class Moments:
     """Writes down what happens in a run, as its watcher and tracker, and kills the process at one of it."""
@@ -169,7 +172,8 @@ def started(pid: int) -> int:
 
 
 def serve(request: Mapping[str, Any]) -> None:
-    """Train, or go on, in this process; it may die at a moment of a name and number."""
+    """Train, or go on, in this process; it may die at a moment of a name and number, or where it hangs."""
+    signal.alarm(PATIENCE)
     moments = Moments(*request["die"])
     os.fsync = moments.sync
     chosen = Recipe.read(request["recipe"])

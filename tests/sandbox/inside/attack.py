@@ -14,6 +14,7 @@ import struct
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
 NEWUSER = 0x10000000
+PTRACE_SEIZE = 0x4206
 
 
 def attempt(name, action):
@@ -27,7 +28,8 @@ def attempt(name, action):
 
 
 def call(x86, arm, *arguments):
-    return libc.syscall(x86 if X86 else arm, *arguments)
+    wide = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    return libc.syscall(x86 if X86 else arm, *wide)
 
 
 def status(field, pid="self"):
@@ -104,12 +106,14 @@ for pid in range(1, 300):
     attempt("enters another's root", lambda pid=pid: os.listdir(f"/proc/{pid}/root/"))
     attempt("learns the host's paths", lambda pid=pid: b"/" in read(f"/proc/{pid}/cmdline"))
     attempt("writes another's settings", lambda pid=pid: opened(f"/proc/{pid}/oom_score_adj", os.O_WRONLY))
-    attempt("traces another", lambda pid=pid: libc.ptrace(16, pid, 0, 0) == 0)
     attempt("may read another's memory", lambda pid=pid: may_read_memory(pid))
     attempt("takes another's file", lambda pid=pid: call(438, 438, os.pidfd_open(pid), 3, 0) >= 0)
     if pid != init:
         attempt("slows another down", lambda pid=pid: os.setpriority(os.PRIO_PROCESS, pid, 19) is None)
         attempt("signals another", lambda pid=pid: os.kill(pid, 0) is None)
+for pid in visible:
+    if pid not in own:  # by a child, whose end sets it free again
+        attempt("traces another", lambda pid=pid: in_child(lambda: libc.ptrace(PTRACE_SEIZE, pid, 0, 0)))
 if init == 1:
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGINT):
         os.kill(init, number)  # reaches only our own init, which must not care
