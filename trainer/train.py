@@ -57,6 +57,7 @@ async def train(
         recipe = run_folder.stored_recipe(folder)
         done = run_folder.finished(folder, recipe.steps)
         if done is not None:
+            Trackers(trackers).close()
             return done
     elif env is not None:
         recipe = recipe.override(env=env)

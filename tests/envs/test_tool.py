@@ -148,4 +148,6 @@ def test_an_override_takes_its_bases_place_and_a_subclass_adds_behind() -> None:
 @given(st.randoms(use_true_random=False), st.sampled_from(["cut", "paint", "store", "deliver"]))
 def test_random_arguments_are_well_formed(rng: Any, name: str) -> None:
     spec = Bench.interface.tools[name]
-    spec.arguments.model_validate(random_arguments(spec.spec.parameters, rng))
+    arguments = random_arguments(spec.spec.parameters, rng)
+    assert set(arguments) == set(spec.spec.parameters["properties"])  # type: ignore[arg-type]
+    spec.arguments.model_validate(arguments)
