@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from turnwise.trainer.columns import TOKEN
 from turnwise.trainer.grouping import Array
 from turnwise.trainer.table import TurnTable
+
+TOKEN_ADVANTAGE = f"{TOKEN}advantage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,10 @@ class TrainingData:
 
     @classmethod
     def of(cls, table: TurnTable) -> TrainingData:
-        """Of a table with an ``advantage`` column; ``weight`` multiplies it."""
+        """Of a table with an ``advantage`` column, or with one per token, ``token:advantage``, which is
+        then what counts; ``weight`` multiplies it."""
         order = table.sequences()
-        advantages = table.expand(table["advantage"] * table.weight)[order.tokens]
+        advantages = _per_token(table)[order.tokens]
         trainable = table.tokens.trainable[order.tokens] & order.owned
         trainable[order.offsets[:-1]] = False  # nothing comes before it that it could follow from
         teaches = np.add.reduceat((trainable & (advantages != 0)).astype(np.int64), order.offsets[:-1]) > 0
@@ -104,3 +108,11 @@ class TrainingData:
             advantages=torch.from_numpy(self.advantages[picked].astype(np.float32)).to(device),
             turns=torch.from_numpy(turns.reshape(-1)).to(device),
         )
+
+
+def _per_token(table: TurnTable) -> Array:
+    """What every token of a table is trained with, 0 where the learner did not write it."""
+    if TOKEN_ADVANTAGE not in table:
+        return table.expand(table["advantage"] * table.weight)
+    tokens = table.tokens
+    return np.where(tokens.trainable, table[TOKEN_ADVANTAGE] * table.weight[tokens.row], 0.0)

@@ -2,8 +2,10 @@
 
 A checkpoint is written beside the last one, synced, and renamed into place; ``latest`` then names it.
 Every random stream of a run is derived from its seed, the step and an episode's name, so the seed and
-the step *are* the streams, and the task cursor is a number. What is left is the model, the optimiser
-and the states of the credit stages.
+the step *are* the streams, and the task cursor is a number. What is left is the model, the optimiser,
+the scorers and the states of the credit stages.
+
+The checkpoint that reinforcement began from stays for good: scorers start from its model.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,10 +26,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from turnwise.trainer.scorers.scorer import Scorer, save_scorers
+
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of every save, over our own
 
 KEEP = 2
-"""How many checkpoints stay: the newest, and one before it."""
+"""How many checkpoints stay beside the first: the newest, and one before it."""
+FIRST = f"{0:06d}"
+"""The checkpoint that reinforcement began from."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,7 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
+    scorers: Mapping[str, Scorer] | None = None,
 ) -> Path:
     """Write a checkpoint and make it the latest.
 
@@ -78,6 +85,7 @@ def save(
             tokenizer.save_pretrained(scratch / "model")
             with (scratch / "optimizer.pt").open("wb") as file:
                 torch.save(optimizer.state_dict(), file)
+            save_scorers(scorers or {}, scratch)
             (scratch / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
             for path in (*scratch.rglob("*"), scratch):
                 _sync(path)
@@ -100,6 +108,11 @@ def latest(run: Path) -> Path | None:
     return run / "checkpoints" / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
 
+def first(run: Path) -> Path:
+    """The checkpoint that reinforcement began from; it is there from the end of the warm start on."""
+    return run / "checkpoints" / FIRST
+
+
 def load_progress(folder: Path) -> Progress:
     """What :func:`save` wrote of a run's progress."""
     return Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
@@ -112,7 +125,8 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
 
 def _prune(root: Path, newest: str) -> None:
     others = sorted(
-        (p for p in root.iterdir() if p.is_dir() and p.name != newest), key=lambda p: p.stat().st_mtime
+        (p for p in root.iterdir() if p.is_dir() and p.name not in (newest, FIRST)),
+        key=lambda p: p.stat().st_mtime,
     )
     for old in others[: max(0, len(others) - (KEEP - 1))]:
         shutil.rmtree(old, ignore_errors=True)

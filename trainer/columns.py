@@ -26,6 +26,8 @@ ALWAYS = (*KEYS, "index", "weight")
 """Columns that every stage sees without asking."""
 OBSERVED = ("reward", "outcome", "valid", "terminal", "truncated", "submitted")
 """Columns that every environment gives."""
+TOKEN = "token:"
+"""Begins the names of columns with an entry per token instead of per turn."""
 POTENTIAL = ("progress", "potential_before", "potential_after")
 """Columns of an environment with milestones."""
 SOURCES: tuple[Source, ...] = ("policy", "env", "forced", "demo")

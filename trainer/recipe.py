@@ -8,6 +8,7 @@ in one line with the nearest match; the graph of stages is checked against an en
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +19,8 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator
 from turnwise.envs.errors import UsageError, invalid, unknown
 from turnwise.envs.registry import EnvSpec
 from turnwise.trainer.pipeline import Pipeline
+from turnwise.trainer.scorers.sections import ScorerSection
+from turnwise.trainer.section import Section
 from turnwise.trainer.sections import (
     ClipLoss,
     Evaluate,
@@ -26,7 +29,6 @@ from turnwise.trainer.sections import (
     ModelSection,
     Optimizer,
     Rollout,
-    Section,
     StageRef,
     TinyModel,
     WarmStart,
@@ -61,6 +63,8 @@ class Recipe(Section):
     """The environment with its options; ``family/name?option=value`` for short."""
     credit: tuple[StageRef, ...]
     """Stages that turn rewards into an advantage per turn. What they need decides their order."""
+    scorers: tuple[ScorerSection, ...] = ()
+    """Models beside the policy whose scores the stages of credit may read."""
     model: ModelSection = TinyModel()
     """The policy's network."""
     warm_start: WarmStart | None = None
@@ -131,10 +135,15 @@ class Recipe(Section):
 
     def pipeline(self, env_columns: Iterable[str]) -> Pipeline:
         """The stages in order, for an environment that gives these columns
-        (:func:`~turnwise.trainer.columns.base_columns`). Raises ``UsageError`` for a graph that cannot
-        work."""
+        (:func:`~turnwise.trainer.columns.base_columns`), to which the recipe's scorers add theirs. Raises
+        ``UsageError`` for a graph that cannot work."""
+        scored = [column for scorer in self.scorers for column in scorer.columns]
+        twice = [name for name, count in Counter(scored).items() if count > 1]
+        if twice:
+            raise UsageError(f"recipe {self.name}: scorers: two of them give {twice[0]!r}; keep one")
         try:
-            return Pipeline.build([ref.bind() for ref in self.credit], env_columns, self.rollout.group)
+            stages = [ref.bind() for ref in self.credit]
+            return Pipeline.build(stages, [*env_columns, *scored], self.rollout.group)
         except UsageError as error:
             raise UsageError(f"recipe {self.name}: credit: {error}") from None
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     JsonValue,
@@ -22,16 +21,9 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from turnwise.envs.errors import UsageError
-from turnwise.envs.types import Model, Split
+from turnwise.envs.types import Split
+from turnwise.trainer.section import Section, Share
 from turnwise.trainer.stage import BoundStage, find_stage, stages
-
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(Model):
-    """Base of every section; field docstrings become descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class StageRef(Section):

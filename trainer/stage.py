@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_m
 
 from turnwise.envs.errors import UsageError, invalid, unknown
 from turnwise.envs.registry import load_plugins
+from turnwise.trainer.columns import TOKEN
 from turnwise.trainer.grouping import Array
 from turnwise.trainer.table import TurnTable
 
@@ -151,20 +152,21 @@ class BoundStage:
             error.add_note(f"in credit stage {self.name!r}, on {len(table)} turns")
             raise
         if not self.stage.stateful:
-            return self._checked(result, len(table)), state
+            return self._checked(result, table), state
         if not (isinstance(result, tuple) and len(result) == 2):
             raise StageError(f"stage {self.name!r} takes state and must return (columns, state)")
-        return self._checked(result[0], len(table)), self._plain(result[1])
+        return self._checked(result[0], table), self._plain(result[1])
 
-    def _checked(self, result: object, rows: int) -> Columns:
+    def _checked(self, result: object, table: TurnTable) -> Columns:
         if not isinstance(result, Mapping) or set(result) != set(self.provides):
             got = ", ".join(map(str, result)) if isinstance(result, Mapping) else type(result).__name__
             raise StageError(f"stage {self.name!r} provides {', '.join(self.provides)}; it returned {got}")
         columns = {name: np.asarray(column) for name, column in result.items()}
         for name, column in columns.items():
+            rows, entry = table.length_of(name), "token" if name.startswith(TOKEN) else "turn"
             if column.shape != (rows,) or column.dtype.kind not in "biuf":
                 raise StageError(
-                    f"stage {self.name!r}: column {name!r} must hold a number for each of {rows} turns; "
+                    f"stage {self.name!r}: column {name!r} must hold a number for each of {rows} {entry}s; "
                     f"got {column.dtype} of shape {column.shape}"
                 )
             bad = np.flatnonzero(~np.isfinite(column))

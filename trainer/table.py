@@ -3,7 +3,8 @@
 Credit methods read columns and add columns. Because a row is a turn, the methods are a few lines of
 vectorised numpy each; because the tokens lie beside the rows in flat columns with ranges,
 :meth:`TurnTable.expand` alone carries a turn's advantage to the tokens that the learner wrote, and to
-no others.
+no others. What is said of every token (an implicit reward, say) is a column too, whose name begins with
+``token:``.
 
 Turns form a tree where an environment was forked: several episodes share their first turns. The rows
 unfold the tree, one row per turn *of an episode*, so that to a method every episode is a chain. The
@@ -26,6 +27,7 @@ from turnwise.trainer.columns import (
     ALWAYS,
     KEYS,
     NO_TURNS,
+    TOKEN,
     Tokens,
     channel_columns,
     key_columns,
@@ -92,7 +94,7 @@ class TurnTable:
             sealed[name] = np.asarray(column).view()
             sealed[name].flags.writeable = False
         object.__setattr__(self, "columns", sealed)
-        wrong = [name for name, column in sealed.items() if column.shape != (len(self),)]
+        wrong = [name for name, column in sealed.items() if column.shape != (self.length_of(name),)]
         if wrong:
             raise ValueError(f"columns of another length than the table's {len(self)} rows: {wrong}")
         step = np.diff(self.episode_id, prepend=-1, append=self.episodes)
@@ -145,6 +147,10 @@ class TurnTable:
 
     def __len__(self) -> int:
         return len(self.columns["episode_id"])
+
+    def length_of(self, name: str) -> int:
+        """How many entries a column of this name has: a number per turn, or per token."""
+        return len(self.tokens.ids) if name.startswith(TOKEN) else len(self)
 
     def __contains__(self, name: object) -> bool:
         return name in self.columns
@@ -236,6 +242,15 @@ class TurnTable:
             by_turn = Grouping(self.turn_id, len(self.names["turn_id"]))
             merged = by_turn.spread(by_turn.mean(values)).astype(values.dtype)
         return np.where(self.tokens.trainable, merged[self.tokens.row], values.dtype.type(0))
+
+    def gather(self, values: Array) -> Array:
+        """A value per token to the sum over the tokens that the learner wrote in each turn: [tokens] ->
+        [turns]. A token's NaN is no value, and neither is the sum of a turn without any."""
+        valued = self.tokens.trainable & ~np.isnan(values)
+        sums = np.append(0.0, np.cumsum(np.where(valued, values, 0.0)))
+        counts = np.append(0, np.cumsum(valued))
+        start, stop = self.tokens.start, self.tokens.stop
+        return np.where(counts[stop] > counts[start], sums[stop] - sums[start], np.nan)
 
     def sequences(self) -> Sequences:
         """The tokens in the order in which a model reads them, a sequence per episode and thread that

@@ -8,6 +8,7 @@ process costs at most the step it was in. A run warms up in rounds, each ended b
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -28,6 +29,7 @@ from turnwise.trainer.learner import DivergedError, UpdateStats
 from turnwise.trainer.pipeline import Credit
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.run_folder import Run, Summary
+from turnwise.trainer.scorers.scorer import Scorer, load_scorers, open_scorers
 from turnwise.trainer.setup import Parts, open_parts, prepare
 from turnwise.trainer.table import TurnTable
 from turnwise.trainer.tracker import JsonLines, Tracker, Trackers, Watcher, truncate
@@ -79,6 +81,7 @@ class TrainingLoop:
         self.progress = parts.progress
         self.sampler = Sampler(parts.plan.tasks("train"), self.recipe.seed, self.progress.cursor)
         self.watch = Watch(self.recipe.guards, self.progress.watch)
+        self.scorers: dict[str, Scorer] = {}
         self._watcher = watcher
         metrics = parts.folder / "metrics.jsonl"
         event: Literal["start", "resume"] = "start"
@@ -105,6 +108,8 @@ class TrainingLoop:
                 await warm_start(self)
             if self.progress.step == 0:
                 await self.evaluate("eval", self.recipe.evaluate.split)
+            if reinforce:
+                self.scorers = await asyncio.to_thread(self._open_scorers)
             while reinforce and self.progress.step < self.recipe.steps and not self.progress.satisfied:
                 await self.step()
         except (RunStopped, DivergedError, GateMissed) as reason:
@@ -120,7 +125,7 @@ class TrainingLoop:
         rolled = time.perf_counter()
         row: dict[str, Any] = rates(episodes)
         warnings = self.watch.step(row, episodes)
-        credit = await asyncio.to_thread(self._credit, episodes)
+        credit, scores = await asyncio.to_thread(self._credit, episodes, number)
         credited = time.perf_counter()
         self.phase("update", 0, 1)
         stats = await asyncio.to_thread(
@@ -136,7 +141,7 @@ class TrainingLoop:
         self.progress.episodes += len(episodes)
         self.progress.cursor = self.sampler.cursor
         self.progress.stages = dict(credit.state)
-        row |= self._row(episodes, credit, stats)
+        row |= self._row(episodes, credit, stats) | scores
         seconds = {"rollout": rolled - started, "credit": credited - rolled, "update": updated - credited}
         row |= {"tokens_per_second": row["tokens"] / seconds["rollout"], "seconds": seconds}
         await asyncio.to_thread(self._store, number, episodes, credit)
@@ -182,7 +187,13 @@ class TrainingLoop:
         self.progress.wall_seconds, self.progress.cpu_seconds = self.parts.clock.spent()
         parts = self.parts
         await asyncio.to_thread(
-            checkpoint.save, parts.folder, self.progress, parts.model, parts.tokenizer, optimizer
+            checkpoint.save,
+            parts.folder,
+            self.progress,
+            parts.model,
+            parts.tokenizer,
+            optimizer,
+            self.scorers,
         )
 
     def log(self, kind: str, row: dict[str, Any]) -> None:
@@ -216,10 +227,30 @@ class TrainingLoop:
         )
         return await rollout(self.parts.envs, self.recipe.env, self.parts.policy, plan, ended)
 
-    def _credit(self, episodes: Sequence[Episode]) -> Credit:
+    def _open_scorers(self) -> dict[str, Scorer]:
+        """The recipe's scorers, as they were at the checkpoint that the run goes on from."""
+        recipe, folder = self.recipe, self.parts.folder
+        scorers = open_scorers(
+            recipe.scorers,
+            checkpoint.first(folder) / "model",
+            temperature=recipe.rollout.temperature,
+            seed=recipe.seed,
+            device=recipe.device,
+        )
+        if self.progress.step and self.parts.checkpoint is not None:
+            load_scorers(scorers, self.parts.checkpoint)
+        return scorers
+
+    def _credit(self, episodes: Sequence[Episode], number: int) -> tuple[Credit, dict[str, Any]]:
+        """Advantages, and what the scorers say of themselves."""
         env = self.parts.plan.env
         table = TurnTable.from_episodes(episodes, env.milestone_names(), env.channels())
-        return self.parts.plan.pipeline.run(table, self.progress.stages)
+        figures = {}
+        for kind, scorer in self.scorers.items():
+            scored = scorer.step(table, number)
+            table = table.with_columns(scored.columns)
+            figures[kind] = {name: value for name, value in scored.stats.items() if math.isfinite(value)}
+        return self.parts.plan.pipeline.run(table, self.progress.stages), figures
 
     def _row(self, episodes: Sequence[Episode], credit: Credit, stats: UpdateStats) -> dict[str, Any]:
         names = self.parts.plan.env.milestone_names()

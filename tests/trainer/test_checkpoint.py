@@ -110,13 +110,13 @@ def test_a_run_without_a_checkpoint_has_no_latest(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) is None
 
 
-def test_the_newest_and_the_one_before_it_stay(save: Any, tmp_path: Path) -> None:
+def test_the_newest_the_one_before_it_and_the_first_of_reinforcement_stay(save: Any, tmp_path: Path) -> None:
     save(phase="warm_start", round=1)
     save(phase="warm_start", round=2)
     assert names(tmp_path) == ["latest", "warm-0001", "warm-0002"]
     for step in range(4):
         save(step=step)
-    assert names(tmp_path) == ["000002", "000003", "latest"]
+    assert names(tmp_path) == ["000000", "000002", "000003", "latest"]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "000003"
 
 

@@ -43,18 +43,48 @@ CREDIT: dict[str, list[Any]] = {
         {"kind": "gae", "of": "shaped_reward"},
         "scale",
     ],
+    "implicit": [
+        "outcome",
+        {"kind": "grpo", "into": "episode_advantage"},
+        {"kind": "group_norm", "of": "implicit"},
+        {"kind": "fuse", "of": {"episode_advantage": 1.0, "step_advantage": 0.3}},
+    ],
+    "implicit as released": [
+        "outcome",
+        {"kind": "rloo", "into": "episode_advantage"},
+        {"kind": "batch_norm", "of": "implicit", "into": "scaled"},
+        {"kind": "group_norm", "of": "scaled", "over": "first_turns"},
+        {"kind": "fuse", "of": {"episode_advantage": 1.0, "step_advantage": 1.0}},
+    ],
+    "prime": ["prime"],
 }
-WITHIN_GROUPS = [name for name in CREDIT if "critic" not in name]
+
+
+def compares_within_groups(name: str) -> bool:
+    """Whether no stage of it looks beyond a group."""
+    kinds = [part if isinstance(part, str) else part["kind"] for part in CREDIT[name]]
+    return not any(stages()[kind].scope == "batch" for kind in kinds)
+
+
+WITHIN_GROUPS = [name for name in CREDIT if compares_within_groups(name)]
 each = pytest.mark.parametrize("name", CREDIT)
 
 
+def with_implicit(table: TurnTable) -> TurnTable:
+    """With an implicit reward that depends on a token and its turn's place alone; every seventh turn has
+    none."""
+    place, ids = table.index[table.tokens.row], table.tokens.ids
+    reward = np.where(place % 7 == 3, np.nan, np.sin(3.0 * place + ids))
+    return table.with_columns({"token:implicit": reward, "implicit": table.gather(reward)})
+
+
 def pipeline(lab: Lab, name: str) -> Pipeline:
-    recipe = Recipe.load("quickstart").override(credit=CREDIT[name])
+    recipe = Recipe.load("quickstart").override(credit=CREDIT[name], scorers=[{"kind": "implicit"}])
     return recipe.pipeline(base_columns(lab.milestones, lab.channels))
 
 
 def credit_by_turn(lab: Lab, name: str, table: TurnTable) -> dict[str, float]:
-    advantage = pipeline(lab, name).run(table, {}).advantage
+    advantage = pipeline(lab, name).run(with_implicit(table), {}).advantage
     return dict(zip(table.names["turn_id"][table.turn_id], advantage.tolist(), strict=True))
 
 
@@ -98,7 +128,7 @@ def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.Da
     scored = {turn.index: {term.channel: term.value for term in turn.record.terms} for turn in model.turns}
     like = (len(model.turns), model.score, model.end, reached, scored)
     copies = [lab.episode(f"c{i}", "c", *like) for i in range(size)]
-    table = lab.table(*copies)
+    table = with_implicit(lab.table(*copies))
     result = pipeline(lab, name).run(table, {})
     assert not result.advantage.any()
     assert not table.expand(result.advantage).any()
@@ -109,7 +139,7 @@ def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.Da
 @quick
 @given(data=st.data())
 def test_single_precision_gives_the_same_credit(lab: Lab, name: str, data: st.DataObject) -> None:
-    table = lab.table(*data.draw(lab.batches()))
+    table = with_implicit(lab.table(*data.draw(lab.batches())))
     narrow = {n: c.astype(np.float32) for n, c in table.columns.items() if c.dtype == np.float64}
     wide = pipeline(lab, name).run(table, {}).advantage
     np.testing.assert_allclose(
@@ -121,7 +151,7 @@ def test_single_precision_gives_the_same_credit(lab: Lab, name: str, data: st.Da
 @quick
 @given(data=st.data())
 def test_credit_reaches_the_learners_tokens_and_no_others(lab: Lab, name: str, data: st.DataObject) -> None:
-    table = lab.table(*data.draw(lab.batches()))
+    table = with_implicit(lab.table(*data.draw(lab.batches())))
     advantage = pipeline(lab, name).run(table, {}).advantage
     tokens, trainable = table.expand(advantage), table.tokens.trainable
     assert not tokens[~trainable].any()

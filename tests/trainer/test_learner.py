@@ -141,7 +141,7 @@ def test_the_update_against_a_plain_loop(
 def test_dividing_a_minibatch_does_not_change_the_gradient(
     lab: SimpleNamespace, fresh: Callable[[], PreTrainedModel]
 ) -> None:
-    """One sequence at a time, two at a time, all padded to the longest: the same to 1e-6."""
+    """One sequence at a time, two at a time, all padded to the longest: the same but for rounding."""
     table = sampled(lab, fresh(), shift=0.2)
     results = [update(plain_learner(fresh(), max_tokens=places), table) for places in (1, 30, 10_000)]
     (whole, gradient), others = results[-1], results[:-1]
@@ -149,7 +149,7 @@ def test_dividing_a_minibatch_does_not_change_the_gradient(
         assert torch.allclose(divided, gradient, atol=1e-6)
         assert stats.tokens == whole.tokens
         for name in ("loss", "clipped", "kl", "gap", "grad_norm"):
-            assert getattr(stats, name) == pytest.approx(getattr(whole, name), abs=1e-6)
+            assert getattr(stats, name) == pytest.approx(getattr(whole, name), rel=1e-5, abs=1e-6)
 
 
 def test_one_turns_advantage_trains_that_turns_tokens(

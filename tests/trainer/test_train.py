@@ -90,7 +90,7 @@ def test_the_folder_has_its_files(finished: Run) -> None:
         *(f"episodes/eval-{n:06d}.jsonl" for n in (0, 2, 4)),
         "episodes/final-000004.jsonl",
     }
-    assert checkpoints(finished.folder) == ["000003", "000004", "latest"]
+    assert checkpoints(finished.folder) == ["000000", "000003", "000004", "latest"]
     assert (finished.folder / "checkpoints" / "latest").read_text() == "000004"
 
 
