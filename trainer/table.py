@@ -247,10 +247,12 @@ class TurnTable:
         """A value per token to the sum over the tokens that the learner wrote in each turn: [tokens] ->
         [turns]. A token's NaN is no value, and neither is the sum of a turn without any."""
         valued = self.tokens.trainable & ~np.isnan(values)
-        sums = np.append(0.0, np.cumsum(np.where(valued, values, 0.0)))
-        counts = np.append(0, np.cumsum(valued))
-        start, stop = self.tokens.start, self.tokens.stop
-        return np.where(counts[stop] > counts[start], sums[stop] - sums[start], np.nan)
+        by_row = Grouping(self.tokens.row[valued], len(self))
+        sums = np.where(by_row.size > 0, by_row.sum(values[valued]), np.nan)
+        if len(self.names["turn_id"]) == len(self):
+            return sums
+        _, first, turn = np.unique(self.turn_id, return_index=True, return_inverse=True)
+        return sums[first][turn]
 
     def sequences(self) -> Sequences:
         """The tokens in the order in which a model reads them, a sequence per episode and thread that

@@ -70,11 +70,12 @@ WITHIN_GROUPS = [name for name in CREDIT if compares_within_groups(name)]
 each = pytest.mark.parametrize("name", CREDIT)
 
 
-def with_implicit(table: TurnTable) -> TurnTable:
-    """With an implicit reward that depends on a token and its turn's place alone; every seventh turn has
-    none."""
+def with_implicit(table: TurnTable, mixed_only: bool = False) -> TurnTable:
+    """With an implicit reward that depends on a token and its turn's place alone; some turns have none, and
+    with ``mixed_only`` neither has a group whose episodes all have one score."""
     place, ids = table.index[table.tokens.row], table.tokens.ids
-    reward = np.where(place % 7 == 3, np.nan, np.sin(3.0 * place + ids))
+    mixed = ~table.by_group.alike(table.outcome)[table.group_id[table.tokens.row]]
+    reward = np.where((place % 7 == 3) | (mixed_only & ~mixed), np.nan, np.sin(3.0 * place + ids))
     return table.with_columns({"token:implicit": reward, "implicit": table.gather(reward)})
 
 
@@ -128,7 +129,7 @@ def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.Da
     scored = {turn.index: {term.channel: term.value for term in turn.record.terms} for turn in model.turns}
     like = (len(model.turns), model.score, model.end, reached, scored)
     copies = [lab.episode(f"c{i}", "c", *like) for i in range(size)]
-    table = with_implicit(lab.table(*copies))
+    table = with_implicit(lab.table(*copies), mixed_only=True)
     result = pipeline(lab, name).run(table, {})
     assert not result.advantage.any()
     assert not table.expand(result.advantage).any()

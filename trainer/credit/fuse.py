@@ -30,7 +30,9 @@ def group_norm(
 
     This is iStar's step advantage. ``first_turns`` is the baseline of its released code, which takes the
     mean and deviation over one turn of each episode, the first scored. A turn without a reward (NaN) gets
-    0 and enters nothing; where all that enter are alike there is no comparison, and the group gets 0.
+    0 and enters nothing; where all that enter are alike, or of one episode, there is no comparison, and the
+    group gets 0. Episodes that are all the same still differ from turn to turn: score mixed groups only
+    where that should teach nothing.
     """
     reward, advantage = t[of], np.zeros(len(t))
     rows = np.flatnonzero(~np.isnan(reward))
@@ -40,7 +42,9 @@ def group_norm(
         entering = rows[first]
     values, groups = reward[entering], Grouping(t.group_id[entering], t.by_group.count)
     mean, deviation = groups.mean(values), groups.std(values, ddof=1)
-    alike, group = groups.alike(values), t.group_id[rows]
+    group, peers = t.group_id[rows], np.unique(t.episode_id[rows])
+    alone = np.bincount(t.episode_group[peers], minlength=t.by_group.count) < 2
+    alike = groups.alike(values) | alone
     scale = deviation[group] + eps if std else 1.0
     advantage[rows] = np.where(alike[group], 0.0, (reward[rows] - mean[group]) / scale)
     return {into: advantage}

@@ -19,6 +19,9 @@ from turnwise.trainer.grouping import Array, Grouping
 from turnwise.trainer.stage import Columns, credit
 from turnwise.trainer.table import TurnTable
 
+ROUNDING = 1e-6
+"""Slack at the bounds of the accuracy."""
+
 
 def _ordered(band: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= band[0] <= band[1] <= 1:
@@ -62,7 +65,8 @@ def prime(
     centred = outcome * (score - _others(t, score, scored))
     groups = t.episodes_by_group
     share = groups.sum(np.where(scored, score, 0.0)) / np.maximum(groups.sum(scored), 1)
-    usable = (groups.sum(scored) > 1) & (share >= accuracy[0]) & (share <= accuracy[1])
+    within = (share >= accuracy[0] - ROUNDING) & (share <= accuracy[1] + ROUNDING)
+    usable = (groups.sum(scored) > 1) & within
     kept = usable[t.episode_group[episode]]
     values = np.where(kept, to_go + centred[episode], 0.0)
     if whiten and kept.any():
