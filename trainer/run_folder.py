@@ -26,7 +26,8 @@ from turnwise.envs.types import Model
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.table import TurnTable
 
-_CONFIG_DRAFT = ".config.tmp"
+DRAFT = ".config.tmp"
+"""What a folder is given its first file by; a folder that holds nothing else is empty."""
 CREDIT_COLUMNS = ("step_reward", "return", "value", "advantage")
 """Columns kept of every turn, where the recipe's stages give them."""
 
@@ -82,7 +83,7 @@ def claim(folder: Path) -> None:
 
 def begin(folder: Path, recipe: Recipe) -> None:
     """Write ``config.yaml``, whole or not at all: with it the folder is a run."""
-    draft = folder / _CONFIG_DRAFT
+    draft = folder / DRAFT
     with _refusing(folder):
         draft.write_text(recipe.to_yaml(), encoding="utf-8")
         draft.replace(folder / "config.yaml")
@@ -98,13 +99,14 @@ def _refusing(folder: Path) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Whether a folder holds anything; one that was killed before its config.yaml was whole does not."""
-    return folder.exists() and any(path.name != _CONFIG_DRAFT for path in folder.iterdir())
+    return folder.exists() and any(path.name != DRAFT for path in folder.iterdir())
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder until the block or the process ends. Raises ``UsageError`` where another does."""
-    with (folder / "config.yaml").open("rb") as file:
+def locked(folder: Path, file_name: str = "config.yaml") -> Iterator[None]:
+    """Hold a run's folder, by one of its files, until the block or the process ends. Raises ``UsageError``
+    where another process does."""
+    with (folder / file_name).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

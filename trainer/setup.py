@@ -147,7 +147,7 @@ async def open_parts(plan: Plan, folder: Path, watcher: Watcher | None) -> Async
         renderer = renderer_for(tokenizer)
         env = type(plan.env)
         learner = Learner(model, recipe.optimizer, recipe.loss)
-        if saved and progress.phase == "train":
+        if saved and progress.step:
             checkpoint.load_optimizer(saved, learner.optimizer)
         engine = Engine(model, max_sequences=plan.concurrency, deterministic=recipe.deterministic)
         async with engine:

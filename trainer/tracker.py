@@ -170,3 +170,18 @@ def truncate(path: Path, step: int, round_: int) -> None:
     with writing(path):
         scratch.write_text("".join(kept), encoding="utf-8")
     scratch.replace(path)
+
+
+def read_lines(path: Path) -> Iterator[Row]:
+    """The rows of a file of JSON lines; nothing where it is absent. Only the last line may be torn:
+    raises ``UsageError`` for another that is not JSON."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    return
+                raise UsageError(f"{path}: line {number} is not JSON: {error.msg}") from None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from turnwise.trainer.recipe import Recipe as Recipe
     from turnwise.trainer.stage import credit as credit
     from turnwise.trainer.table import TurnTable as TurnTable
+    from turnwise.viewer.compare import compare as compare
     from turnwise.viewer.report import sft as sft
     from turnwise.viewer.report import train as train
 
@@ -47,6 +48,7 @@ _WHERE = {
     "TurnTable": "trainer.table",
     "UsageError": "envs.errors",
     "call": "envs.types",
+    "compare": "viewer.compare",
     "connect": "envs.client",
     "credit": "trainer.stage",
     "evaluate": "agents.evaluate",
@@ -74,6 +76,7 @@ __all__ = [
     "TurnTable",
     "UsageError",
     "call",
+    "compare",
     "connect",
     "credit",
     "evaluate",

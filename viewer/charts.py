@@ -58,11 +58,64 @@ def curve_chart(name: str, curves: Sequence[Curve], axes: Axes = Axes()) -> Mark
     drawn = [thin(curve) for curve in curves if curve.points]
     if not drawn:
         return Markup("")
-    frame = Frame.around(drawn, axes)
-    parts = [*_grid(frame, axes), *(_band(frame, curve) for curve in drawn)]
-    parts += [mark for curve in drawn for mark in _line(frame, curve)]
-    parts += [*_names(frame, drawn), *_readings(frame, drawn, axes)]
-    return _svg(name, WIDTH, HEIGHT, parts)
+    frame = Frame.around(drawn, axes, room=_room(drawn))
+    marks = [*_curves(frame, drawn, axes), *_names(frame, drawn), *_readings(frame, drawn, axes)]
+    return _svg(name, WIDTH, HEIGHT, marks)
+
+
+def side_by_side(name: str, panels: Sequence[tuple[Sequence[Curve], Axes]]) -> Markup:
+    """Panels with the same curves over different axes, and one legend for all; ``name`` is the heading."""
+    drawn = [([thin(curve) for curve in curves if curve.points], axes) for curves, axes in panels]
+    if not drawn[0][0]:
+        return Markup("")
+    legend, top = _key(drawn[0][0], WIDTH * len(panels))
+    parts = [_text(LEFT, 14, name, "title"), *legend]
+    for place, (curves, axes) in enumerate(drawn):
+        frame = Frame.around(curves, axes, room=18.0)
+        marks = Markup("").join([*_curves(frame, curves, axes), *_readings(frame, curves, axes)])
+        group = Markup('<g class="many" transform="translate({:.0f} {:.0f})">{}</g>')
+        parts.append(group.format(place * WIDTH, top, marks))
+    return _svg(name, WIDTH * len(panels), top + HEIGHT, parts)
+
+
+def difference_bar(mean: float, low: float, high: float, reach: float) -> Markup:
+    """A difference with its interval on a line from ``-reach`` to ``reach``, 0 in the middle."""
+    width, height = 200.0, 20.0
+
+    def x(value: float) -> float:
+        return width / 2 * (1 + max(-1.0, min(1.0, value / reach if reach else 0.0)) * 0.96)
+
+    style = "s6" if low <= 0 <= high else "s1" if mean > 0 else "s2"
+    parts = [
+        Markup('<path class="zero" d="M{:.1f} 0V{}"/>').format(x(0), height),
+        Markup('<path class="{} reach" d="M{:.1f} {}H{:.1f}"/>').format(style, x(low), height / 2, x(high)),
+        Markup('<circle class="{} dot" cx="{:.1f}" cy="{}" r="3"/>').format(style, x(mean), height / 2),
+    ]
+    return _svg("difference with its interval", width, height, parts)
+
+
+def _key(curves: Sequence[Curve], width: float) -> tuple[list[Markup], float]:
+    """A legend below the heading, in as many rows as it needs, and where it ends."""
+    parts, x, y = [], LEFT, 36.0
+    for curve in curves:
+        long = 42 + 7.2 * len(curve.label)
+        if x > LEFT and x + long > width:
+            x, y = LEFT, y + 20
+        parts.append(Markup('<path class="{} line" d="M{:.1f} {:.1f}h26"/>').format(curve.style, x, y - 4))
+        parts.append(_text(x + 32, y, curve.label, ""))
+        x += long + 14
+    return parts, y + 10
+
+
+def _curves(frame: Frame, curves: Sequence[Curve], axes: Axes) -> list[Markup]:
+    """The grid and all that is drawn on it."""
+    bands = [_band(frame, curve) for curve in curves]
+    return [*_grid(frame, axes), *bands, *(mark for curve in curves for mark in _line(frame, curve))]
+
+
+def _room(curves: Sequence[Curve]) -> float:
+    """What the names of several curves need beside the plot."""
+    return 14.0 + 7.4 * (max(len(curve.label) for curve in curves) if len(curves) > 1 else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +129,13 @@ class Frame:
     """Room for names beside the plot."""
 
     @classmethod
-    def around(cls, curves: Sequence[Curve], axes: Axes) -> Frame:
-        """The smallest frame with round ends that holds the curves."""
+    def around(cls, curves: Sequence[Curve], axes: Axes, room: float) -> Frame:
+        """The smallest frame with round ends that holds the curves, with room for names beside it."""
         xs = [x for curve in curves for x, _ in curve.points]
         ys = [y for curve in curves for _, y in curve.points] + [h for curve in curves for _, h in curve.band]
         top = axes.top if axes.top is not None else ticks(max(max(ys), 1e-9))[-1]
         low, high = min(0.0, *xs), max(xs)
-        longest = max(len(curve.label) for curve in curves) if len(curves) > 1 else 0
-        return cls(low, high if high > low else low + 1, top, 14.0 + 7.4 * longest)
+        return cls(low, high if high > low else low + 1, top, room)
 
     def x(self, value: float) -> float:
         """A value of the x axis on the drawing."""

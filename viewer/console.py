@@ -16,9 +16,10 @@ from rich.text import Text
 from turnwise.agents.metrics import Evaluation
 from turnwise.agents.trajectory import Episode, Turn
 from turnwise.envs.types import AgentView, TextBlock
+from turnwise.trainer.tracker import Row
 from turnwise.viewer.charts import scale_of, shade
 from turnwise.viewer.episodes import Pick
-from turnwise.viewer.run_folder import Row, RunFolder, Shown
+from turnwise.viewer.run_folder import RunFolder, Shown
 from turnwise.viewer.words import action_text, clip, duration, interval, percent, printable, signed
 
 SHADES = {

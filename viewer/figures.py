@@ -8,8 +8,9 @@ from itertools import cycle
 
 from markupsafe import Markup
 
+from turnwise.trainer.tracker import Row
 from turnwise.viewer.charts import Axes, Curve, Point, curve_chart
-from turnwise.viewer.run_folder import Row, RunFolder
+from turnwise.viewer.run_folder import RunFolder
 
 STYLES = ("s1", "s2", "s3", "s4", "s5", "s6")
 SPLIT_STYLES = {"train": "s4", "validation": "s1", "test": "s2"}

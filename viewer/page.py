@@ -35,12 +35,17 @@ def render_page(template: str, **values: Any) -> str:
     script = (HERE / "report.js").read_text(encoding="utf-8")
     return templates.get_template(template).render(
         **values,
-        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        css=Markup(chart_style() + (HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=_base64(hashlib.sha256(script.encode()).digest()),
         percent=percent,
         interval=interval,
     )
+
+
+def chart_style() -> str:
+    """The style sheet that charts need wherever they stand."""
+    return (HERE / "charts.css").read_text(encoding="utf-8")
 
 
 def write_page(target: Path, page: str) -> Path:

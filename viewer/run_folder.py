@@ -6,13 +6,12 @@ its end, and a torn last line is a line that was never written.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import yaml
 
@@ -21,8 +20,8 @@ from turnwise.agents.trajectory import Episode
 from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.registry import EnvSpec
 from turnwise.trainer.run_folder import Summary
+from turnwise.trainer.tracker import Row, read_lines
 
-Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[str, Sequence[float | None]]
 """Quantities of an episode's turns, one number a turn."""
 
@@ -136,21 +135,6 @@ class RunFolder:
         episode = find_episode(self.path, episode_id)
         trained = _TRAINED.match(episode_id)
         return Shown(episode, self.credit(int(trained[1])).get(episode_id, {}) if trained else {})
-
-
-def read_lines(path: Path) -> Iterator[Row]:
-    """The rows of a file of JSON lines; nothing where it is absent. Only the last line may be torn:
-    raises ``UsageError`` for another that is not JSON."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                if not line.endswith("\n"):
-                    return
-                raise UsageError(f"{path}: line {number} is not JSON: {error.msg}") from None
 
 
 def _no_run(path: Path) -> UsageError:

@@ -14,6 +14,7 @@ from io import TextIOWrapper
 
 import click
 
+from turnwise.cli.compare import compare
 from turnwise.cli.doctor import doctor
 from turnwise.cli.envs import envs
 from turnwise.cli.evaluate import evaluate_command
@@ -41,7 +42,7 @@ def cli() -> None:
     """
 
 
-for command in (doctor, envs, train, sft, evaluate_command, show, rescore, recipes, export, serve):
+for command in (doctor, envs, train, sft, compare, evaluate_command, show, rescore, recipes, export, serve):
     cli.add_command(command)
 
 
