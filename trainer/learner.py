@@ -72,12 +72,19 @@ class Learner:
         )
 
     def update(
-        self, table: TurnTable, *, temperature: float, seed: tuple[int, ...], max_gap: float
+        self,
+        table: TurnTable,
+        *,
+        temperature: float,
+        seed: tuple[int, ...],
+        max_gap: float,
+        max_norm: float = math.inf,
     ) -> UpdateStats:
         """Train on every turn with an advantage. ``temperature`` is what the tokens were sampled at.
 
-        Raises :class:`DivergedError` before a step that is not finite would be taken, and before the
-        first where log-probabilities differ from the rollout's by more than ``max_gap`` on average.
+        Raises :class:`DivergedError` before a step that is not finite, or whose gradient norm is above
+        ``max_norm``, would be taken, and before the first where log-probabilities differ from the rollout's
+        by more than ``max_gap`` on average.
         """
         data = TrainingData.of(table)
         rng = np.random.default_rng(seed)
@@ -87,7 +94,8 @@ class Learner:
             for minibatch in data.minibatches(self.settings.minibatch, rng):
                 count = data.trainable_tokens(minibatch)
                 batches = data.batches(minibatch, self.settings.max_tokens, self.model.device)
-                rows.append(self._step(batches, count, temperature, max_gap if not rows else math.inf))
+                gap = max_gap if not rows else math.inf
+                rows.append(self._step(batches, count, temperature, gap, max_norm))
                 tokens += count
         if not rows:
             return UpdateStats()
@@ -95,7 +103,7 @@ class Learner:
         return UpdateStats(rows[0].gap, loss, norm, clipped, kl, tokens, len(rows))
 
     def _step(
-        self, batches: Iterable[TokenBatch], count: int, temperature: float, max_gap: float
+        self, batches: Iterable[TokenBatch], count: int, temperature: float, max_gap: float, max_norm: float
     ) -> StepStats:
         self.optimizer.zero_grad(set_to_none=True)
         total = clipped = kl = gap = 0.0
@@ -123,18 +131,23 @@ class Learner:
                 f"log-probabilities differ from the rollout's by {gap:.3g} on average (guards.logprob_gap "
                 f"is {max_gap}): rollout and trainer do not hold the same weights or tokens"
             )
-        norm = take_step(self.optimizer, total, self.settings.grad_clip, LOWER_RATE)
+        norm = take_step(self.optimizer, total, self.settings.grad_clip, LOWER_RATE, max_norm)
         return StepStats(total, norm, clipped, kl, gap)
 
 
-def take_step(optimizer: torch.optim.Optimizer, loss: float, grad_clip: float, remedy: str) -> float:
+def take_step(
+    optimizer: torch.optim.Optimizer, loss: float, grad_clip: float, remedy: str, max_norm: float = math.inf
+) -> float:
     """Clip the gradient, check it and take the step; its norm before clipping.
 
-    Raises :class:`DivergedError`, with the remedy, instead of taking a step that is not finite.
+    Raises :class:`DivergedError`, with the remedy, instead of taking a step that is not finite or whose
+    norm is above ``max_norm``.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
     if not (math.isfinite(norm) and math.isfinite(loss)):
         raise DivergedError(f"loss {loss}, gradient norm {norm}: {remedy}")
+    if norm > max_norm:
+        raise DivergedError(f"gradient norm {norm:.4g} is above {max_norm:g} (guards.grad_norm): {remedy}")
     optimizer.step()
     return norm

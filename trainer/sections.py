@@ -193,5 +193,10 @@ class Guards(Section):
     this on average: the weights are out of step. In fp32 they agree to 1e-4, in bf16 to some 1e-2."""
     excluded: Share = 0.5
     """Stop when more than this share of a step's episodes failed through no fault of the agent."""
+    grad_norm: PositiveFloat = 1000.0
+    """Stop before a step whose gradient norm, before clipping, is larger: the loss has run away."""
+    collapse: Share | None = 0.2
+    """Stop when mean success over 5 steps falls below this share of its best over 5 steps, once that was
+    at least 10%; null lets a run collapse, to be looked at."""
     completion_drop: Share = 0.3
     """Warn when the share of episodes submitted falls this far below its best."""

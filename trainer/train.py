@@ -134,6 +134,7 @@ class TrainingLoop:
             temperature=recipe.rollout.temperature,
             seed=(recipe.seed, number),
             max_gap=recipe.guards.logprob_gap,
+            max_norm=recipe.guards.grad_norm,
         )
         await parts.engine.refresh()
         updated = time.perf_counter()
@@ -141,6 +142,7 @@ class TrainingLoop:
         self.progress.episodes += len(episodes)
         self.progress.cursor = self.sampler.cursor
         self.progress.stages = dict(credit.state)
+        warnings += self.watch.signal(credit.groups, credit.groups_without_signal)
         row |= self._row(episodes, credit, stats) | scores
         seconds = {"rollout": rolled - started, "credit": credited - rolled, "update": updated - credited}
         row |= {"tokens_per_second": row["tokens"] / seconds["rollout"], "seconds": seconds}

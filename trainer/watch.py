@@ -16,6 +16,10 @@ from turnwise.trainer.recipe import Guards
 
 WINDOW = 20
 """Steps over which exclusions are compared with the policy's progress."""
+PATIENCE = 5
+"""Steps over which success is averaged, and after which a batch without any signal is warned of."""
+WORTH = 0.1
+"""Mean success from which on there is something to lose."""
 
 
 class RunStopped(Exception):
@@ -27,12 +31,26 @@ class Watch:
 
     def __init__(self, guards: Guards, state: dict[str, Any]) -> None:
         self.guards = guards
-        self.state: dict[str, Any] = {"best_completion": 0.0, "excluded": [], "success": []} | state
+        fresh = {"best_completion": 0.0, "excluded": [], "success": [], "best_success": 0.0, "silent": 0}
+        self.state: dict[str, Any] = fresh | state
 
     def step(self, row: dict[str, Any], episodes: Sequence[Episode]) -> list[str]:
-        """Warnings of a step. Raises what :meth:`exclusions` raises."""
+        """Warnings of a step. Raises what :meth:`exclusions` raises, and :class:`RunStopped` when success
+        has collapsed."""
         share = self.exclusions(episodes)
-        return [*self._completion(row["completion"]), *self._selection(share, row["success"])]
+        warnings = [*self._completion(row["completion"]), *self._selection(share, row["success"])]
+        self._collapse()
+        return warnings
+
+    def signal(self, groups: int, without: int) -> list[str]:
+        """Warnings of a step's credit: how many of its groups have advantages that are all 0."""
+        self.state["silent"] = self.state["silent"] + 1 if without == groups else 0
+        if self.state["silent"] != PATIENCE:
+            return []
+        return [
+            f"the last {PATIENCE} steps taught nothing: in every group all episodes got the same reward, so "
+            "there is nothing to compare; choose easier or harder tasks, or a larger rollout.group"
+        ]
 
     def exclusions(self, episodes: Sequence[Episode]) -> float:
         """The share of episodes that say nothing about the agent. Raises :class:`RunStopped` when they are
@@ -55,6 +73,18 @@ class Watch:
             f"completion fell to {completion:.0%} from {best:.0%}: episodes end without being submitted; "
             "compare with the outcome recipe or lower the weight of progress"
         ]
+
+    def _collapse(self) -> None:
+        recent = self.state["success"][-PATIENCE:]
+        if self.guards.collapse is None or len(recent) < PATIENCE:
+            return
+        mean = float(np.mean(recent))
+        best = self.state["best_success"] = max(self.state["best_success"], mean)
+        if best >= WORTH and mean < self.guards.collapse * best:
+            raise RunStopped(
+                f"success collapsed to {mean:.1%} over {PATIENCE} steps, from {best:.1%} (guards.collapse is "
+                f"{self.guards.collapse:g}): lower optimizer.lr, or look at what the reward pays for"
+            )
 
     def _selection(self, share: float, success: float) -> list[str]:
         """Excluding episodes is harmless only while it does not depend on what the policy does."""

@@ -87,3 +87,24 @@ def test_the_state_survives_a_checkpoint(some: Any) -> None:
     assert len(warned) == 2
     assert half.state == whole.state
     assert len(whole.state["excluded"]) == WINDOW
+
+
+def test_a_collapse_of_success_stops_the_run(some: Any) -> None:
+    """Over five steps, against the best five; a low start is nothing to lose."""
+    watch = Watch(Guards(collapse=0.5), {})
+    for won in (0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 0, 0):
+        see(watch, some(won=won, lost=10 - won))
+    with pytest.raises(
+        RunStopped, match=r"collapsed to 32\.0% over 5 steps, from 80\.0% .*lower optimizer\.lr"
+    ):
+        see(watch, some(lost=10))
+    patient = Watch(Guards(collapse=None), {})
+    for won in (8, 8, 8, 8, 8, 0, 0, 0, 0, 0):
+        see(patient, some(won=won, lost=10 - won))
+
+
+def test_steps_that_teach_nothing_are_warned_of_once() -> None:
+    watch = Watch(Guards(), {})
+    warned = [watch.signal(groups=4, without=without) for without in (4, 4, 3, 4, 4, 4, 4, 4, 4)]
+    assert [bool(w) for w in warned] == [False] * 7 + [True, False]
+    assert "nothing to compare" in warned[7][0]

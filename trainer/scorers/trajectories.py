@@ -19,7 +19,7 @@ from turnwise.agents.torch import sequence_logprobs
 from turnwise.trainer.grouping import Array
 from turnwise.trainer.table import TurnTable
 
-MAX_PLACES = 4096
+MAX_PLACES = 2048
 """Tokens of one forward pass, padding counted; a single group or sequence may be larger."""
 
 
