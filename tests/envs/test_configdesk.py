@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -19,8 +19,8 @@ from turnwise.sandbox.backends import probes
 BACKENDS = [probe.backend for probe in probes() if probe.available]
 BEST = {1: 8, 2: 14, 3: 12, 4: 21, 5: 23}
 """The turns that the oracle needs at most."""
-
-Chooser = Callable[[ConfigDesk], Awaitable[Action]]
+AT_HORIZONS = [f"level={level}&horizon={horizon}" for level in (1, 2) for horizon in (4, 8, 16)]
+OPTIONS = [*(f"level={level}" for level in BEST), *AT_HORIZONS]
 
 
 @pytest.fixture
@@ -87,14 +87,15 @@ async def test_the_oracle_solves_every_level_in_the_fewest_turns(each_backend: L
             assert turns == sorted(set(turns)), "each takes a turn of its own"
 
 
-@pytest.mark.parametrize("level", BEST)
-async def test_the_oracle_finds_its_way_from_any_state(envs: LocalEnvs, level: int) -> None:
-    rng = random.Random(level)
+@pytest.mark.parametrize("options", OPTIONS)
+async def test_the_oracle_finds_its_way_from_any_state(envs: LocalEnvs, options: str) -> None:
+    rng = random.Random(options)
+    spec = EnvSpec.parse(f"tools/configdesk?{options}")
     for seed in range(3):
-        task = ConfigDesk(ConfigDesk.Options(level=level)).task_set("train")[seed]
+        task = spec.make().task_set("train")[seed]
         patient = TaskPublic(instruction=task.public.instruction, limits=EpisodeLimits(turns=200))
         lost = task.model_copy(update={"public": patient})
-        async with envs.open(f"tools/configdesk?level={level}", task=lost) as session:
+        async with envs.open(spec, task=lost) as session:
             await session.reset()
             env = desk(session)
             for name in rng.sample(list(env.problem.tree), 3):
@@ -109,11 +110,11 @@ async def test_the_oracle_finds_its_way_from_any_state(envs: LocalEnvs, level: i
             assert session.score == 1.0
 
 
-@pytest.mark.parametrize("level", BEST)
-async def test_chance_does_not_solve_it(envs: LocalEnvs, level: int) -> None:
-    rng = random.Random(level)
+@pytest.mark.parametrize("options", OPTIONS)
+async def test_chance_does_not_solve_it(envs: LocalEnvs, options: str) -> None:
+    rng = random.Random(options)
     for seed in range(4):
-        async with envs.open(f"tools/configdesk?level={level}", seed=seed) as session:
+        async with envs.open(f"tools/configdesk?{options}", seed=seed) as session:
             await session.reset()
             while session.end is None:
                 step = await session.step(desk(session).random_action(rng))
@@ -121,9 +122,12 @@ async def test_chance_does_not_solve_it(envs: LocalEnvs, level: int) -> None:
             assert session.score == 0.0
 
 
-async def test_doing_nothing_does_not_solve_it(one: Session) -> None:
-    await one.step(FinishAction())
-    assert (one.end, one.score, one.reached) == (EndReason.SUBMITTED, 0.0, {})
+@pytest.mark.parametrize("options", OPTIONS)
+async def test_doing_nothing_does_not_solve_it(envs: LocalEnvs, options: str) -> None:
+    async with envs.open(f"tools/configdesk?{options}", seed=1) as session:
+        await session.reset()
+        await session.step(FinishAction())
+        assert (session.end, session.score, session.reached) == (EndReason.SUBMITTED, 0.0, {})
 
 
 # ---------------------------------------------------------------- what counts as solved
@@ -336,11 +340,13 @@ async def test_a_number_may_be_given_as_one(one: Session) -> None:
 # ---------------------------------------------------------------- what the agent can see
 
 
-@pytest.mark.parametrize("level", [1, 2])
-async def test_the_vocabulary_is_closed_and_small(envs: LocalEnvs, level: int) -> None:
+@pytest.mark.parametrize("options", ["level=1", "level=2", *AT_HORIZONS])
+async def test_the_vocabulary_is_closed_and_small(envs: LocalEnvs, options: str) -> None:
+    spec = EnvSpec.parse(f"tools/configdesk?{options}")
+    level = int(str(spec.options["level"]))
     known, rng, said = set(words(level)), random.Random(0), []
     for seed in range(12):
-        async with envs.open(f"tools/configdesk?level={level}", seed=seed) as session:
+        async with envs.open(spec, seed=seed) as session:
             said.append((await session.reset()).text)
             while session.end is None:
                 env = desk(session)
@@ -357,28 +363,25 @@ def test_a_level_without_a_closed_vocabulary_says_so() -> None:
         words(3)
 
 
-@pytest.mark.parametrize("level", BEST)
+@pytest.mark.parametrize("options", OPTIONS)
 async def test_the_sandbox_holds_the_files_and_nothing_of_the_answer(
-    each_backend: LocalEnvs, level: int
+    each_backend: LocalEnvs, options: str
 ) -> None:
-    spec = EnvSpec.parse(f"tools/configdesk?level={level}")
+    spec = EnvSpec.parse(f"tools/configdesk?{options}")
     async with each_backend.open(spec, seed=6) as session:
         await session.reset()
         env = desk(session)
         tree = await session.env.sandbox.read_tree("/workspace")
         assert tree == {f"conf/{env.problem.path(name)}": data for name, data in env.problem.tree.items()}
         assert session.task.secret.data == {}
-        for copy in env.problem.copies:
-            assert (
-                entries(tree[f"conf/{env.problem.path(copy.target.file)}"])[copy.target.key]
-                != copy.target.value
-            )
+        for target in env.problem.targets:
+            assert entries(tree[f"conf/{env.problem.path(target.file)}"])[target.key] != target.value
 
 
 async def test_a_task_of_another_level_is_refused(envs: LocalEnvs) -> None:
     task: Task = ConfigDesk().task_set("train")[0]
     async with envs.open("tools/configdesk?level=2", task=task) as session:
-        with pytest.raises(EpisodeFailed, match="level-1/train/0 is not one of level 2") as failed:
+        with pytest.raises(EpisodeFailed, match="level-1/train/0 is not one of level-2") as failed:
             await session.reset()
     assert failed.value.end is EndReason.ENV_ERROR
 

@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 from turnwise.envs.tools.configdesk import ConfigDesk, generate
 from turnwise.envs.tools.configdesk.generator import LEVELS, draw, share
 from turnwise.envs.tools.configdesk.problem import differences, entries, value_of, with_value
+from turnwise.envs.tools.configdesk.small import HORIZONS, SMALL
 from turnwise.envs.types import SPLITS
 
 levels = st.sampled_from(sorted(LEVELS))
+sizes = st.sampled_from([*((level, None) for level in LEVELS), *itertools.product(SMALL, HORIZONS)])
+"""Every level at its own horizon and at those it can have."""
 task_seeds = st.integers(0, (3 << 32) - 1)
 
 
-def content(level: int, seed: int) -> str:
+def content(level: int, seed: int, horizon: int | None = None) -> str:
     """A hash of all that an agent can meet in a task, and of its answer."""
-    problem = generate(level, seed)
+    problem = generate(level, seed, horizon)
     digest = hashlib.sha256(problem.instruction.encode())
     for tree in (problem.tree, problem.expected()):
         for name, data in tree.items():
@@ -47,6 +50,68 @@ def test_a_seed_gives_the_same_bytes_on_every_machine(level: int, seed: int) -> 
     assert content(level, seed) == GOLDEN[level, seed]
 
 
+GOLDEN_HORIZONS = {
+    (1, 4, 0): "7976e0636438edd2",
+    (1, 4, (2 << 32) + 7): "b0a54b9069ac9046",
+    (1, 16, 0): "e2c55d60f02b8023",
+    (1, 16, (2 << 32) + 7): "8571fe78967852e2",
+    (2, 4, 0): "8abf0ce081daed26",
+    (2, 4, (2 << 32) + 7): "88369d53a2af74b6",
+    (2, 8, 0): "82d24355f6ece70d",
+    (2, 8, (2 << 32) + 7): "0e316566e8f241a4",
+    (2, 16, 0): "1a8cf69ea887de88",
+    (2, 16, (2 << 32) + 7): "40cc3b5f191152b9",
+}
+
+
+@pytest.mark.parametrize(("level", "horizon", "seed"), GOLDEN_HORIZONS)
+def test_so_it_does_at_another_horizon(level: int, horizon: int, seed: int) -> None:
+    assert content(level, seed, horizon) == GOLDEN_HORIZONS[level, horizon, seed]
+
+
+def desk(level: int, horizon: int | None) -> ConfigDesk:
+    return ConfigDesk(ConfigDesk.Options(level=level, horizon=horizon))
+
+
+def test_the_horizon_of_eight_turns_is_level_1_as_it_is() -> None:
+    for split in SPLITS:
+        own, same = desk(1, None).task_set(split), desk(1, 8).task_set(split)
+        assert own[:50] == same[:50]
+        assert own.hash == same.hash, "results compare"
+        for task in own[:50]:
+            assert generate(1, task.ref.seed, 8) == generate(1, task.ref.seed)
+
+
+def test_the_sets_of_other_horizons_are_told_apart() -> None:
+    sets = [desk(1, horizon).task_set("validation") for horizon in HORIZONS]
+    assert len({tasks.hash for tasks in sets}) == len({tasks[0].ref.id for tasks in sets}) == len(sets)
+
+
+@given(st.sampled_from(sorted(SMALL)), st.sampled_from(sorted(HORIZONS)), task_seeds)
+def test_at_a_horizon_no_two_changes_share_a_file(level: int, horizon: int, seed: int) -> None:
+    """So none of them finds what another one needs, and each takes all its turns."""
+    problem = generate(level, seed, horizon)
+    files = [spot.file for copy in problem.copies for spot in (*copy.reads, copy.target)]
+    files += [edit.file for edit in problem.edits]
+    assert len(set(files)) == len(files)
+    assert (len(problem.edits), len(problem.copies)) == HORIZONS[horizon]
+
+
+def test_an_instruction_gives_an_edit_and_names_a_copys_keys() -> None:
+    for index in range(20):
+        problem = generate(1, index, 16)
+        (edit,) = problem.edits
+        copies = [f"copy {copy.reads[0].key} to {copy.target.key}" for copy in problem.copies]
+        assert problem.instruction == " and ".join([f"set {edit.file} {edit.key} {edit.value}", *copies])
+
+
+def test_an_instruction_of_edits_alone_is_in_one_split() -> None:
+    """All of the question is to be seen in it, so a held-out one was not trained on in any guise."""
+    told = {split: {task.public.instruction for task in desk(1, 4).tasks(split)[:500]} for split in SPLITS}
+    assert sum(map(len, told.values())) == len(set().union(*told.values()))
+    assert min(map(len, told.values())) >= 30
+
+
 def test_a_split_is_the_same_set_of_tasks_on_every_machine() -> None:
     hashes = {level: ConfigDesk(ConfigDesk.Options(level=level)).task_set("test").hash for level in LEVELS}
     assert hashes == {
@@ -58,18 +123,19 @@ def test_a_split_is_the_same_set_of_tasks_on_every_machine() -> None:
     }
 
 
-@given(levels, task_seeds)
-def test_every_task_belongs_to_its_seeds_split(level: int, seed: int) -> None:
-    question, _ = draw(level, seed)
+@given(sizes, task_seeds)
+def test_every_task_belongs_to_its_seeds_split(size: tuple[int, int | None], seed: int) -> None:
+    level, horizon = size
+    question, _ = draw(level, seed, horizon)
     assert share(question.fingerprint) == SPLITS[seed >> 32]
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_no_task_is_in_two_splits(level: int) -> None:
+@pytest.mark.parametrize(("level", "horizon"), [*((level, None) for level in LEVELS), (1, 16), (2, 8)])
+def test_no_task_is_in_two_splits(level: int, horizon: int | None) -> None:
     """Not even one that differs in the files around it: what is asked, of which values, is apart."""
-    env = ConfigDesk(ConfigDesk.Options(level=level))
+    env = desk(level, horizon)
     asked = {
-        split: {draw(level, task.ref.seed)[0].fingerprint for task in env.tasks(split)[:400]}
+        split: {draw(level, task.ref.seed, horizon)[0].fingerprint for task in env.tasks(split)[:400]}
         for split in SPLITS
     }
     assert all(len(questions) > 350 for questions in asked.values()), "they do not repeat themselves either"
@@ -86,16 +152,17 @@ def test_the_shares_of_the_splits_are_eight_one_and_one_tenths() -> None:
     assert 450 < counts["test"] < 550
 
 
-@given(levels, task_seeds)
-def test_a_task_asks_for_what_is_not_yet_so_and_can_be_found(level: int, seed: int) -> None:
-    problem = generate(level, seed)
+@given(sizes, task_seeds)
+def test_a_task_asks_for_what_is_not_yet_so_and_can_be_found(size: tuple[int, int | None], seed: int) -> None:
+    problem = generate(size[0], seed, size[1])
     expected = problem.expected()
-    changed = {copy.target.file for copy in problem.copies}
+    changed = {target.file for target in problem.targets}
     assert {name for name in problem.tree if problem.tree[name] != expected[name]} == changed
-    targets = [(copy.target.file, copy.target.key) for copy in problem.copies]
+    targets = [(target.file, target.key) for target in problem.targets]
     assert len(set(targets)) == len(targets)
+    for target in problem.targets:
+        assert value_of(expected[target.file], target.key) == target.value
     for copy in problem.copies:
-        assert value_of(expected[copy.target.file], copy.target.key) == copy.target.value
         for spot in copy.reads:
             assert value_of(problem.tree[spot.file], spot.key) == spot.value
             assert (spot.file, spot.key) not in targets, "no copy changes what another one reads"
@@ -103,10 +170,12 @@ def test_a_task_asks_for_what_is_not_yet_so_and_can_be_found(level: int, seed: i
             assert spot.word in problem.tree[spot.file].decode(), "grep finds the file"
 
 
-@given(st.sampled_from([1, 2]), task_seeds)
-def test_at_the_small_levels_a_key_is_in_one_file(level: int, seed: int) -> None:
-    keys = [key for data in generate(level, seed).tree.values() for key in entries(data)]
+@given(st.sampled_from(sorted(SMALL)), st.sampled_from([None, *HORIZONS]), task_seeds)
+def test_at_the_small_levels_a_key_is_in_one_file(level: int, horizon: int | None, seed: int) -> None:
+    tree = generate(level, seed, horizon).tree
+    keys = [key for data in tree.values() for key in entries(data)]
     assert len(keys) == len(set(keys))
+    assert {len(entries(data)) for data in tree.values()} == {SMALL[level].keys}
 
 
 @given(task_seeds)

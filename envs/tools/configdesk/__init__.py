@@ -18,6 +18,20 @@ level  files keys copies what is added                                          
 
 Keys are those of one file; *best* is what the oracle needs at most; *turns* is the limit.
 
+Levels 1 and 2 exist at several horizons, with the same files, keys, values and words (``horizon=16``).
+An edit is given outright (``set db depth 20``), so it needs no search:
+
+======= ===== ====== ================= ===== =====
+horizon edits copies what is asked for  best turns
+======= ===== ====== ================= ===== =====
+4       1     0      ``set F K V``         4     6
+8       0     1      ``copy A to B``       8    12
+16      1     2      all of these         16    24
+======= ===== ====== ================= ===== =====
+
+Here *best* is exact. Level 1 is the one of 8 turns. A task of 4 turns has three moments before it is
+submitted, so its milestones ``source_read`` and ``target_opened`` come with the same turn.
+
 ``problem`` says what a task consists of, ``small`` draws levels 1 and 2, ``large`` levels 3 to 5,
 ``generator`` turns a seed into a task and keeps the splits apart, ``desk`` is the environment.
 """

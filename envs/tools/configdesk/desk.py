@@ -11,13 +11,20 @@ import random
 import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
 from turnwise.envs.tasks import TaskSet, check_split
 from turnwise.envs.tool import ToolError, milestone, reward, tool
-from turnwise.envs.tools.configdesk.generator import LEVELS, draw, generate
+from turnwise.envs.tools.configdesk.generator import LEVELS, draw, generate, sized
 from turnwise.envs.tools.configdesk.problem import (
     Copy,
     Problem,
@@ -52,9 +59,35 @@ RANDOM_TOOLS = {"grep": 15, "open": 35, "get": 22, "set": 15, "check": 10, "subm
 
 
 class DeskOptions(Model):
-    """How hard the tasks are."""
+    """How hard the tasks are, and how long."""
 
     level: int = Field(default=1, ge=min(LEVELS), le=max(LEVELS))
+    horizon: int | None = Field(
+        default=None, description="turns that a task takes at best: 4, 8 or 16, at levels 1 and 2"
+    )
+
+    @field_validator("horizon")
+    @classmethod
+    def _fits(cls, horizon: int | None, info: ValidationInfo) -> int | None:
+        if "level" in info.data:
+            sized(info.data["level"], horizon)
+        return horizon
+
+    @property
+    def own(self) -> bool:
+        """Whether the tasks are the level's own, as level 1's are those of 8 turns."""
+        return sized(self.level, self.horizon) == LEVELS[self.level]
+
+    @model_serializer(mode="wrap")
+    def _without_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leaves out a horizon that changes nothing: the same tasks are the same set."""
+        fields: dict[str, JsonValue] = handler(self)
+        return {name: value for name, value in fields.items() if name != "horizon" or not self.own}
+
+    @property
+    def label(self) -> str:
+        """What tasks with these options are called."""
+        return f"level-{self.level}" + ("" if self.own else f"-horizon-{self.horizon}")
 
 
 @register
@@ -65,9 +98,9 @@ class ConfigDesk(Env):
     description = (
         "You look after a folder of configuration files; a file holds lines of `key = value`. "
         "The instruction says which values to change. `copy A to B` means: give the key B the value that "
-        "the key A has; the two are in different files. Other instructions name services: the file of a "
-        "service is the one with the entry `service = NAME`. `plus` and `times` are sums and products of "
-        "the value looked up.\n"
+        "the key A has; the two are in different files. `set F K V` means: give the key K of the file F the "
+        "value V. Other instructions name services: the file of a service is the one with the entry "
+        "`service = NAME`. `plus` and `times` are sums and products of the value looked up.\n"
         "grep finds the files a word is in, open opens a file, get and set work on the open file. Change "
         "nothing but what was asked for. Only entries count: comments and notes may be out of date. When "
         "all is done, call check; when it answers pass, call submit. Without a check that passed, what "
@@ -83,26 +116,27 @@ class ConfigDesk(Env):
     def tasks(self, split: str) -> TaskSet:
         """10,000 tasks for training, 1,000 for validation and 1,000 for the test, at every level."""
         checked = check_split(split)
-        level, base = self.options.level, SPLITS.index(checked) << 32
-        limits = EpisodeLimits(turns=LEVELS[level].turns)
+        level, horizon, base = self.options.level, self.options.horizon, SPLITS.index(checked) << 32
+        limits = EpisodeLimits(turns=sized(level, horizon).turns)
 
         def make(index: int, env: str) -> Task:
-            question, _ = draw(level, base + index)
-            ref = TaskRef(env=env, id=f"level-{level}/{checked}/{index}", seed=base + index)
+            question, _ = draw(level, base + index, horizon)
+            ref = TaskRef(env=env, id=f"{self.options.label}/{checked}/{index}", seed=base + index)
             return Task(ref=ref, public=TaskPublic(instruction=question.instruction, limits=limits))
 
         return TaskSet(checked, SIZES[checked], make)
 
     async def reset(self, task: Task) -> AgentView:
         """Write the task's files; the agent is shown the instruction."""
-        self.problem: Problem = generate(self.options.level, task.ref.seed)
+        self.problem: Problem = generate(self.options.level, task.ref.seed, self.options.horizon)
         if self.problem.instruction != task.public.instruction:
-            raise ValueError(f"task {task.id} is not one of level {self.options.level}")
+            raise ValueError(f"task {task.id} is not one of {self.options.label}")
         self.expected = self.problem.expected()
         self.file: str | None = None
-        self.grepped: set[str] = set()
+        self.grepped = {edit.word for edit in self.problem.edits}  # the instruction says where they are
         self.seen: set[Spot] = set()
         self.reopened: set[Copy] = set()
+        self.opened: set[Spot] = set()
         self.written: dict[str, bytes] = {}
         self.unread: set[str] = set()
         self.checked = self.submitted = False
@@ -177,13 +211,15 @@ class ConfigDesk(Env):
 
     @milestone
     def source_read(self) -> bool:
-        """The agent was shown every source's value."""
-        return all(copy.reads[-1] in self.seen for copy in self.problem.copies)
+        """The agent was shown every source's value, and opened every file that the instruction names."""
+        shown = all(copy.reads[-1] in self.seen for copy in self.problem.copies)
+        return shown and self.opened.issuperset(self.problem.edits)
 
     @milestone
     def target_opened(self) -> bool:
-        """Having been shown a source, it opened the file that the value belongs in; so for all."""
-        return len(self.reopened) == len(self.problem.copies)
+        """Having been shown a source, it opened the file that the value belongs in; so for all. Where the
+        instruction gives the value, it opened the file."""
+        return self.reopened.issuperset(self.problem.copies) and self.opened.issuperset(self.problem.edits)
 
     @milestone
     async def value_set(self) -> bool:
@@ -213,15 +249,16 @@ class ConfigDesk(Env):
     async def oracle(self) -> Action:
         """The best next action, from whatever was done so far; undoes wrong changes first."""
         await self._read_again()
-        asked = {(copy.target.file, copy.target.key) for copy in self.problem.copies}
+        asked = {(target.file, target.key) for target in self.problem.targets}
         for name, data in self.written.items():
             for key, value in differences(data, entries(self.expected[name])).items():
                 if (name, key) not in asked:
                     return call("set", key=key, value=value) if self.file == name else call("open", file=name)
+        for edit in self.problem.edits:
+            if self._is_due(edit):
+                return self._bring_about(edit)
         for copy in self.problem.copies:
-            target = copy.target
-            data = self.written.get(target.file, self.problem.tree[target.file])
-            if value_of(data, target.key) != target.value:
+            if self._is_due(copy.target):
                 return self._next_of(copy)
         return call("submit") if self.checked else call("check")
 
@@ -229,7 +266,8 @@ class ConfigDesk(Env):
         """A call that an agent which has understood the tools, but not the task, might make."""
         problem = self.problem
         here = list(entries(problem.tree[self.file])) if self.file else []
-        spot = rng.choice([spot for copy in problem.copies for spot in (*copy.reads, copy.target)])
+        spots = [spot for copy in problem.copies for spot in (*copy.reads, copy.target)]
+        spot = rng.choice([*spots, *problem.edits])
         name = rng.choices(list(RANDOM_TOOLS), list(RANDOM_TOOLS.values()))[0]
         match name:
             case "grep":
@@ -239,18 +277,24 @@ class ConfigDesk(Env):
             case "get":
                 return call(name, key=rng.choice(here or [spot.key]))
             case "set":
-                key = rng.choice(problem.copies).target.key
+                key = rng.choice(problem.targets).key
                 if rng.random() < 0.25:
                     key = rng.choice(here or [spot.key])
                 return call(name, key=key, value=rng.choice(problem.values))
             case _:
                 return call(name)
 
+    def _is_due(self, target: Spot) -> bool:
+        data = self.written.get(target.file, self.problem.tree[target.file])
+        return value_of(data, target.key) != target.value
+
     def _next_of(self, copy: Copy) -> Action:
         for spot in copy.reads:
             if spot not in self.seen:
                 return self._way_to(spot) or call("get", key=spot.key)
-        target = copy.target
+        return self._bring_about(copy.target)
+
+    def _bring_about(self, target: Spot) -> Action:
         return self._way_to(target) or call("set", key=target.key, value=target.value)
 
     def _way_to(self, spot: Spot) -> Action | None:
@@ -270,6 +314,7 @@ class ConfigDesk(Env):
 
     def _saw(self, shown: dict[str, str]) -> None:
         """Note what of the task the agent has been shown, and where it stands."""
+        self.opened.update(edit for edit in self.problem.edits if edit.file == self.file)
         for copy in self.problem.copies:
             for spot in copy.reads:
                 if spot.file == self.file and shown.get(spot.key) == spot.value:

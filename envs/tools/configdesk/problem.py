@@ -28,7 +28,7 @@ class Spot(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """One change that the instruction asks for."""
+    """A change whose value has to be found: it is elsewhere in the files, or follows from what is."""
 
     reads: tuple[Spot, ...]
     """What has to be read, in order; the last is the source of the value."""
@@ -49,6 +49,13 @@ class Problem:
     """What one may look for."""
     values: tuple[str, ...]
     """What one may try as a value."""
+    edits: tuple[Spot, ...] = ()
+    """Changes that the instruction gives outright: the file, the key and the value it must have."""
+
+    @property
+    def targets(self) -> tuple[Spot, ...]:
+        """The place and new value of every change."""
+        return (*self.edits, *(copy.target for copy in self.copies))
 
     def path(self, name: str) -> str:
         """A file's path below the project's folder; at the terse levels names are bare stems."""
@@ -57,7 +64,7 @@ class Problem:
     def expected(self) -> dict[str, bytes]:
         """The files as they must be in the end."""
         tree = dict(self.tree)
-        for _, spot in self.copies:
+        for spot in self.targets:
             changed = with_value(tree[spot.file], spot.key, spot.value)
             if changed is None:
                 raise KeyError(f"{spot.file} has no key {spot.key}")

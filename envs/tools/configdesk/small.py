@@ -3,13 +3,19 @@
 A model of less than a million parameters with a vocabulary of some dozens of words can learn these.
 Every key is in exactly one file. A question is ``copy timeout to retries``: give ``retries`` the value
 that ``timeout`` has.
+
+With a horizon, the number of changes is what makes a task long, while files, keys and values stay those
+of the level. A copy takes six turns (find, open and read the source; find, open and set the target),
+``check`` and ``submit`` one each. What makes up the difference are edits that need no search: ``set db
+depth 20`` names file, key and value and takes two turns. Where there are edits no two changes share a
+file, so nothing that one change found is of use to another and a task takes its horizon exactly.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 from turnwise.envs.tools.configdesk.problem import Copy, Problem, Spot
 
@@ -42,15 +48,27 @@ class Small:
     copies: int
     turns: int
     """The limit of an episode."""
+    edits: int = 0
+    """Changes that the instruction gives outright."""
+
+    def at(self, horizon: int) -> Self:
+        """This level with tasks that take so many turns; ``horizon`` is one of ``HORIZONS``."""
+        edits, copies = HORIZONS[horizon]
+        return replace(self, edits=edits, copies=copies, turns=horizon * 3 // 2)
 
     def draw(self, rng: random.Random) -> SmallQuestion:
         """A question of this level."""
-        keys = rng.sample(KEYS[: self.files * self.keys], 2 * self.copies)
-        moves = []
-        for source, target in zip(keys[::2], keys[1::2], strict=True):
-            here, there = rng.sample(FILES[: self.files], 2)
-            moves.append(Move(source, here, target, there, *rng.sample(VALUES[: self.values], 2)))
-        return SmallQuestion(self, tuple(moves))
+        keys = rng.sample(KEYS[: self.files * self.keys], 2 * self.copies + self.edits)
+        free, values = FILES[: self.files], VALUES[: self.values]
+        moves, edits = [], []
+        for source, target in zip(keys[self.edits :: 2], keys[self.edits + 1 :: 2], strict=True):
+            here, there = rng.sample(free, 2)
+            moves.append(Move(source, here, target, there, *rng.sample(values, 2)))
+            if self.edits:
+                free = tuple(file for file in free if file not in (here, there))
+        for key, file in zip(keys[: self.edits], rng.sample(free, self.edits), strict=True):
+            edits.append(Edit(file, key, *rng.sample(values, 2)))
+        return SmallQuestion(self, tuple(edits), tuple(moves))
 
     def words(self) -> tuple[str, ...]:
         """Every word of the instruction, the calls and the observations."""
@@ -71,22 +89,35 @@ class Move(NamedTuple):
     """The target's at the start."""
 
 
+class Edit(NamedTuple):
+    """One change given outright: a key of a file gets a value."""
+
+    file: str
+    key: str
+    value: str
+    stale: str
+    """What is there at the start; it need not be looked at, so it does not tell two questions apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class SmallQuestion:
-    """Which copies, between which files, of which values."""
+    """Which edits, and which copies, between which files, of which values."""
 
     level: Small
+    edits: tuple[Edit, ...]
     moves: tuple[Move, ...]
 
     @property
     def instruction(self) -> str:
-        """``copy A to B``, several joined by ``and``."""
-        return " and ".join(f"copy {move.source} to {move.target}" for move in self.moves)
+        """``set FILE KEY VALUE`` and ``copy A to B``, joined by ``and``."""
+        edits = [f"set {edit.file} {edit.key} {edit.value}" for edit in self.edits]
+        return " and ".join([*edits, *(f"copy {move.source} to {move.target}" for move in self.moves)])
 
     @property
     def fingerprint(self) -> str:
-        """The moves, in whatever order they are asked for."""
-        return repr(sorted(tuple(move) for move in self.moves))
+        """The edits and moves, in whatever order they are asked for."""
+        edits = [(edit.file, edit.key, edit.value) for edit in self.edits]
+        return repr(sorted([*edits, *(tuple(move) for move in self.moves)]))
 
     def problem(self, rng: random.Random) -> Problem:
         """Put the other keys where there is room, with values at random."""
@@ -95,8 +126,10 @@ class SmallQuestion:
         for move in self.moves:
             files[move.source_file][move.source] = move.value
             files[move.target_file][move.target] = move.stale
+        for edit in self.edits:
+            files[edit.file][edit.key] = edit.stale
         keys, values = KEYS[: level.files * level.keys], VALUES[: level.values]
-        placed = {key for move in self.moves for key in (move.source, move.target)}
+        placed = {key for held in files.values() for key in held}
         rest = [key for key in keys if key not in placed]
         rng.shuffle(rest)
         tree = {}
@@ -113,8 +146,12 @@ class SmallQuestion:
             )
             for move in self.moves
         )
-        return Problem(self.instruction, tree, copies, terse=True, words=keys, values=values)
+        edits = tuple(Spot(edit.key, edit.file, edit.key, edit.value) for edit in self.edits)
+        return Problem(self.instruction, tree, copies, True, words=keys, values=values, edits=edits)
 
+
+HORIZONS = {4: (1, 0), 8: (0, 1), 16: (1, 2)}
+"""The turns that a task takes, and the edits and copies that take them."""
 
 SMALL = {
     1: Small(files=5, keys=2, values=10, copies=1, turns=12),
