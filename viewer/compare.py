@@ -20,6 +20,7 @@ from turnwise.viewer.charts import Axes, Curve, difference_bar, side_by_side
 from turnwise.viewer.compare_progress import Silent
 from turnwise.viewer.console import grid, pairs
 from turnwise.viewer.page import chart_style, render_page, write_page
+from turnwise.viewer.words import printable
 
 COLOURS, DASHES = 6, 5
 """Kinds of lines: told apart by either, so that colours are not needed."""
@@ -177,7 +178,7 @@ def comparison_view(result: Comparison) -> RenderableType:
     if chosen:
         parts += [Text("\nChosen by tuning", style="bold"), pairs(chosen)]
     if result.left_out:
-        lines = [(f"{recipe}, seed {run.seed}", run.stopped) for recipe, run in result.left_out]
+        lines = [(f"{recipe}, seed {run.seed}", printable(run.stopped)) for recipe, run in result.left_out]
         parts += [Text("\nDid not finish", style="bold"), pairs(lines)]
     return Group(*parts)
 
