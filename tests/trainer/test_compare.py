@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from turnwise.envs.errors import UsageError
-from turnwise.trainer.begin import begin_from, warm_up
+from turnwise.trainer.begin import begin_from, start_of, warm_up
 from turnwise.trainer.compare.compare import run_comparison
 from turnwise.trainer.compare.manifest import Manifest, freeze, plan_comparison
 from turnwise.trainer.compare.results import Comparison
-from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.recipe import Recipe, built_in
 from turnwise.trainer.run_folder import Summary
 from turnwise.trainer.setup import prepare
 from turnwise.trainer.tracker import Row
@@ -266,6 +266,12 @@ def learned(folder: Path) -> list[dict[str, Any]]:
         for row in rows
         if row["kind"] not in ("start", "resume")
     ]
+
+
+def test_the_quickstart_recipes_have_one_warm_start() -> None:
+    starts = [start_of(Recipe.load(name)) for name in built_in() if name.startswith("quickstart")]
+    assert len(starts) >= 5
+    assert all(start == starts[0] for start in starts)
 
 
 async def test_a_run_from_a_shared_warm_start_is_the_run_it_would_have_been(
