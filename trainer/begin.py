@@ -20,7 +20,7 @@ from turnwise.trainer.setup import DEMONSTRATIONS, TOKENIZER, open_parts, prepar
 from turnwise.trainer.tracker import Tracker, Watcher
 from turnwise.trainer.train import TrainingLoop
 
-AFTERWARDS = {"name", "description", "credit", "loss", "optimizer", "steps"}
+AFTERWARDS = {"name", "description", "credit", "scorers", "loss", "optimizer", "steps"}
 """Fields of a recipe that nothing depends on until reinforcement begins."""
 STATE = ("checkpoints", "metrics.jsonl", DEMONSTRATIONS, TOKENIZER)
 """What a warm start leaves to go on with."""

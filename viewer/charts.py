@@ -69,7 +69,7 @@ def side_by_side(name: str, panels: Sequence[tuple[Sequence[Curve], Axes]]) -> M
     if not drawn[0][0]:
         return Markup("")
     legend, top = _key(drawn[0][0], WIDTH * len(panels))
-    parts = [_text(LEFT, 14, name, "title"), *legend]
+    parts = [_text(LEFT, 18, name, "title"), *legend]
     for place, (curves, axes) in enumerate(drawn):
         frame = Frame.around(curves, axes, room=18.0)
         marks = Markup("").join([*_curves(frame, curves, axes), *_readings(frame, curves, axes)])
@@ -96,9 +96,9 @@ def difference_bar(mean: float, low: float, high: float, reach: float) -> Markup
 
 def _key(curves: Sequence[Curve], width: float) -> tuple[list[Markup], float]:
     """A legend below the heading, in as many rows as it needs, and where it ends."""
-    parts, x, y = [], LEFT, 36.0
+    parts, x, y = [], LEFT, 41.0
     for curve in curves:
-        long = 42 + 7.2 * len(curve.label)
+        long = 38 + 6.7 * len(curve.label)
         if x > LEFT and x + long > width:
             x, y = LEFT, y + 20
         parts.append(Markup('<path class="{} line" d="M{:.1f} {:.1f}h26"/>').format(curve.style, x, y - 4))

@@ -20,6 +20,7 @@ from turnwise.viewer.charts import Axes, Curve, difference_bar, side_by_side
 from turnwise.viewer.compare_progress import Silent
 from turnwise.viewer.console import grid, pairs
 from turnwise.viewer.page import chart_style, render_page, write_page
+from turnwise.viewer.words import printable
 
 COLOURS, DASHES = 6, 5
 """Kinds of lines: told apart by either, so that colours are not needed."""
@@ -52,12 +53,13 @@ def compare(
 
 
 def carry_out(manifest: Manifest, folder: Path, *, jobs: int, listener: Listener) -> Comparison:
-    """Run what is left of a comparison, and write its page and plot."""
+    """Run what is left of a comparison; its page and plot are written anew after every run."""
     from turnwise.trainer.compare.compare import run_comparison
 
-    result = run_comparison(manifest, folder, jobs=jobs, listener=listener)
-    write_comparison(folder, result)
-    return result
+    def publish(result: Comparison) -> None:
+        write_comparison(folder, result)
+
+    return run_comparison(manifest, folder, jobs=jobs, listener=listener, publish=publish)
 
 
 def write_comparison(folder: Path, result: Comparison) -> Path:
@@ -176,7 +178,7 @@ def comparison_view(result: Comparison) -> RenderableType:
     if chosen:
         parts += [Text("\nChosen by tuning", style="bold"), pairs(chosen)]
     if result.left_out:
-        lines = [(f"{recipe}, seed {run.seed}", run.stopped) for recipe, run in result.left_out]
+        lines = [(f"{recipe}, seed {run.seed}", printable(run.stopped)) for recipe, run in result.left_out]
         parts += [Text("\nDid not finish", style="bold"), pairs(lines)]
     return Group(*parts)
 
@@ -251,8 +253,10 @@ def bar(value: Estimate | None, rows: Sequence[PairResult], metric: str) -> Mark
 
 
 def alone(drawing: Markup) -> str:
-    """A drawing as a file that brings its own colours, on a background of its own."""
-    head, _, rest = drawing.partition(">")
-    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
+    """A drawing as a file that brings its size and colours, on a background of its own."""
+    head, _, rest = str(drawing).partition(">")
+    _, _, width, height = head.partition('viewBox="')[2].partition('"')[0].split()
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    head = head.replace("<svg", f"<svg {size}")
     style = f'<style>{chart_style()}</style><rect width="100%" height="100%" fill="var(--page)"/>'
     return f"{head}>{style}{rest}\n"

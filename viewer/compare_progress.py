@@ -61,7 +61,7 @@ class CompareProgress:
     # -- Listener
 
     def started(self, job: Job) -> None:
-        """Appear with the first process."""
+        """Appear with the first process, so that a mistake found before it shows nothing but itself."""
         if self._live is None and self.console.is_terminal:
             self._live = Live(get_renderable=self.view, console=self.console, transient=True)
             self._live.start()

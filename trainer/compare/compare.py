@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import TypeAlias
 
 from pydantic import JsonValue
 
@@ -35,61 +36,49 @@ from turnwise.trainer.compare.results import (
 )
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.setup import prepare
+from turnwise.trainer.tracker import Row
 
 NO_CHOICE = "no tuning trial finished with every seed"
 
 
-def run_comparison(manifest: Manifest, folder: Path, *, jobs: int, listener: Listener) -> Comparison:
-    """Carry out what is left of a comparison, ``jobs`` runs at once, and write ``compare.json``.
+Publish: TypeAlias = Callable[[Comparison], None]
 
-    Raises ``UsageError`` before anything starts for recipes that cannot be run here and for a folder that
-    holds something else. An interrupted call leaves the result so far, and the next goes on.
+
+def run_comparison(
+    manifest: Manifest, folder: Path, *, jobs: int, listener: Listener, publish: Publish
+) -> Comparison:
+    """Carry out what is left of a comparison, ``jobs`` runs at once.
+
+    After every run ``compare.json`` is written, with what there is so far, and published. Raises
+    ``UsageError`` before anything starts for recipes that cannot be run here, and for a folder that holds
+    something else.
     """
     for candidate in manifest.candidates():
         prepare(candidate)
     freeze(folder, manifest)
     with run_folder.locked(folder, MANIFEST):
-        work = _Work(manifest, folder)
-        try:
-            work.go_through(jobs, listener)
-        finally:
-            result = work.result()
-            with run_folder.writing(folder / "compare.json"):
-                draft = folder / ".compare.tmp"
-                draft.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-                draft.replace(folder / "compare.json")
-        return result
+        work = _Work(manifest, folder, listener, publish)
+        work.go_through(jobs)
+        return work.result()
 
 
 @dataclass(slots=True)
 class _Work:
-    """A comparison in progress."""
+    """A comparison in progress, and the listener of its runs."""
 
     manifest: Manifest
     folder: Path
+    listener: Listener
+    publish: Publish
     failures: dict[Path, str] = field(default_factory=dict)
+    begun: set[Path] = field(default_factory=set)
 
-    def go_through(self, at_once: int, listener: Listener) -> None:
+    def go_through(self, at_once: int) -> None:
         """The tuning trials, then the runs of every recipe that has its settings."""
-        trials = [
-            run
-            for seed in self.manifest.tuning.seeds
-            for recipe in self.manifest.recipes
-            for number, settings in enumerate(self.manifest.tuning.trials, start=1)
-            for run in self._runs(recipe.override(**settings), seed, self._trial_folder(recipe, number, seed))
-        ]
-        self.failures |= carry_out(_once(trials), at_once, listener)
-        if self.failures:
-            return
-        chosen = [(recipe, self.chosen(recipe)) for recipe in self.manifest.recipes]
-        compared = [
-            run
-            for seed in self.manifest.seeds
-            for recipe, settings in chosen
-            if settings is not None
-            for run in self._runs(recipe.override(**settings), seed, self._run_folder(recipe, seed))
-        ]
-        self.failures |= carry_out(_once(compared), at_once, listener)
+        carry_out(_once(self._tuning_runs()), at_once, self)
+        if not self.failures:
+            carry_out(_once(self._compared_runs()), at_once, self)
+        self._write()
 
     def chosen(self, recipe: Recipe) -> Mapping[str, JsonValue] | None:
         """The settings that tuning chose for a recipe; None where it could not."""
@@ -107,7 +96,53 @@ class _Work:
             pairs=tuple(pair_results(arms)),
         )
 
+    def _write(self) -> None:
+        result = self.result()
+        with run_folder.writing(self.folder / "compare.json"):
+            draft = self.folder / ".compare.tmp"
+            draft.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            draft.replace(self.folder / "compare.json")
+        self.publish(result)
+
+    # -- Listener
+
+    def started(self, job: Job) -> None:
+        """Pass it on."""
+        self.begun.add(job.folder)
+        self.listener.started(job)
+
+    def phase(self, job: Job, name: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self.listener.phase(job, name, done, total)
+
+    def row(self, job: Job, row: Row) -> None:
+        """Pass it on."""
+        self.listener.row(job, row)
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        """Pass it on, and write down what there is now."""
+        if failure is not None:
+            self.failures[job.folder] = failure
+        self.listener.ended(job, failure)
+        if job.folder in self.begun:
+            self._write()
+
     # -- runs and where they are
+
+    def _tuning_runs(self) -> Iterator[Job]:
+        for seed in self.manifest.tuning.seeds:
+            for recipe in self.manifest.recipes:
+                for number, settings in enumerate(self.manifest.tuning.trials, start=1):
+                    folder = self._trial_folder(recipe, number, seed)
+                    yield from self._runs(recipe.override(**settings), seed, folder)
+
+    def _compared_runs(self) -> Iterator[Job]:
+        chosen = [(recipe, self.chosen(recipe)) for recipe in self.manifest.recipes]
+        for seed in self.manifest.seeds:
+            for recipe, settings in chosen:
+                if settings is not None:
+                    folder = self._run_folder(recipe, seed)
+                    yield from self._runs(recipe.override(**settings), seed, folder)
 
     def _runs(self, recipe: Recipe, seed: int, folder: Path) -> Iterator[Job]:
         """A run, and before it the warm start it is from."""
@@ -158,7 +193,7 @@ class _Work:
         return arm_result(recipe.name, chosen or {}, runs)
 
 
-def _once(jobs: Sequence[Job]) -> list[Job]:
+def _once(jobs: Iterable[Job]) -> list[Job]:
     """Every job where it is named first: recipes share warm starts."""
     first: dict[Path, Job] = {}
     for job in jobs:

@@ -28,8 +28,6 @@ METRICS = {
     "held_out_success": "sampled success on the first tasks of the test split, after the last step",
     "curve_mean": "mean of success over all evaluations of a run on its validation split, step 0 included",
 }
-EQUAL = ("env", "evaluate", "steps", "rollout.tasks", "rollout.group")
-"""What recipes must agree in to be comparable: tasks, evaluations and the number of episodes."""
 
 
 class Panel(Model):
@@ -137,21 +135,24 @@ def _check_candidate(recipe: Recipe, first: Recipe) -> None:
             f"recipe {recipe.name}: evaluate.stop_at={recipe.evaluate.stop_at}: a comparison needs whole "
             "curves; set it to null"
         )
-    for path in EQUAL:
-        difference = first_difference(_at(first, path), _at(recipe, path), path)
-        if difference is not None:
-            where, a, b = difference
-            raise UsageError(
-                f"recipes {first.name} and {recipe.name} are not comparable: {where} is {a} and {b}; set it "
-                "to the same for all"
-            )
+    difference = first_difference(_common(first), _common(recipe), "")
+    if difference is not None:
+        where, a, b = difference
+        raise UsageError(
+            f"recipes {first.name} and {recipe.name} are not comparable: {where} is {a} and {b}; set it "
+            "to the same for all"
+        )
 
 
-def _at(recipe: Recipe, path: str) -> Any:
-    content: Any = recipe.model_dump(mode="json")
-    for part in path.split("."):
-        content = content[part]
-    return content
+def _common(recipe: Recipe) -> dict[str, Any]:
+    """What recipes must agree in to be comparable: tasks, evaluations and the number of episodes."""
+    options = recipe.env.make().options.model_dump(mode="json")
+    return {
+        "env": {"name": recipe.env.name, "options": options},
+        "evaluate": recipe.evaluate.model_dump(mode="json"),
+        "steps": recipe.steps,
+        "rollout": {"tasks": recipe.rollout.tasks, "group": recipe.rollout.group},
+    }
 
 
 def first_difference(a: Any, b: Any, path: str) -> tuple[str, str, str] | None:

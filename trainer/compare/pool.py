@@ -79,8 +79,8 @@ def settled(folder: Path) -> bool:
     return (folder / "summary.json").is_file()
 
 
-def carry_out(jobs: Sequence[Job], at_once: int, listener: Listener) -> dict[Path, str]:
-    """Carry out what is not settled of the jobs, in their order, and return why which folders failed.
+def carry_out(jobs: Sequence[Job], at_once: int, listener: Listener) -> None:
+    """Carry out what is not settled of the jobs, in their order; the listener hears of those that fail.
 
     A training starts when the warm start it is from is over. Whatever ends this call ends the processes.
     """
@@ -93,8 +93,8 @@ def carry_out(jobs: Sequence[Job], at_once: int, listener: Listener) -> dict[Pat
             for job in ready[: max(0, at_once - len(pool.running))]:
                 waiting.remove(job)
                 pool.begin(job)
-            pool.hear()
-        return pool.failures
+            if pool.running:
+                pool.hear()
     finally:
         pool.close()
 
@@ -105,7 +105,7 @@ class _Pool:
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.running: dict[Connection, tuple[Job, SpawnProcess]] = {}
-        self.failures: dict[Path, str] = {}
+        self._failures: dict[Path, str] = {}
         self._context = multiprocessing.get_context("spawn")
 
     def begin(self, job: Job) -> None:
@@ -113,13 +113,13 @@ class _Pool:
         if settled(job.folder):
             self.listener.ended(job, None)
             return
-        if isinstance(job, Training) and job.warm in self.failures:
-            self._failed(job, f"warm start: {self.failures[job.warm]}")
+        if isinstance(job, Training) and job.warm in self._failures:
+            self._failed(job, f"warm start: {self._failures[job.warm]}")
             return
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(job, theirs), daemon=True)
-        with _one_thread():
+        with _starting():
             process.start()
         theirs.close()
         self.running[ours] = (job, process)
@@ -162,7 +162,7 @@ class _Pool:
             self._failed(job, _reason(job, process.exitcode or 0))
 
     def _failed(self, job: Job, reason: str) -> None:
-        self.failures[job.folder] = reason
+        self._failures[job.folder] = reason
         self.listener.ended(job, reason)
 
 
@@ -176,13 +176,16 @@ def _reason(job: Job, code: int) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started in this block compute in one thread each: more only get into each other's way."""
+def _starting() -> Iterator[None]:
+    """Processes started in this block compute in one thread each, since more only get into each other's way,
+    and do not hear of Ctrl-C until they are ready for it."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
@@ -215,8 +218,9 @@ class _Reporter:
 
 
 def _work(job: Job, pipe: Connection) -> None:
-    """The process of a job. Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The process of a job. Ctrl-C is the parent's to handle; what the process starts hears of it again."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.set_inheritable(pipe.fileno(), False)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with log_file(job.folder).open("ab") as log:
