@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from turnwise.trainer.columns import TOKEN
 from turnwise.trainer.grouping import Array
 from turnwise.trainer.learner import DivergedError, take_step
 from turnwise.trainer.scorers.scorer import Scored
@@ -49,11 +50,12 @@ class Ranking:
     right: float = 0.0
     """Of them, those with the success above; a draw is half."""
 
-    def add(self, successes: Array, failures: Array) -> None:
-        """The pairs of one group, by their scores."""
-        gap = successes[:, None] - failures[None, :]
-        self.pairs += gap.size
-        self.right += float(np.sum(gap > 0) + 0.5 * np.sum(gap == 0))
+    def add_all(self, scores: Sequence[Array], groups: Sequence[Group]) -> None:
+        """The pairs of each group, by its episodes' scores."""
+        for own, group in zip(scores, groups, strict=True):
+            gap = own[group.success][:, None] - own[~group.success][None, :]
+            self.pairs += gap.size
+            self.right += float(np.sum(gap > 0) + 0.5 * np.sum(gap == 0))
 
     @property
     def auc(self) -> float:
@@ -82,13 +84,19 @@ class ImplicitScorer:
         lessons = [group for group in groups if low <= float(group.success.mean()) <= high]
         if self.settings.loss == "preference":
             lessons = [group for group in lessons if group.mixed]
+        ranking = Ranking()
         if self.settings.score == "before_update":
-            columns = self._score(table, groups, number)
-            stats = self._learn(lessons, number)
+            reward = self._score(table, groups, number)
+            ranking.add_all([_totals(group, reward) for group in lessons], lessons)
+            stats = self._learn(lessons, number, None)
         else:
-            stats = self._learn(lessons, number)
-            columns = self._score(table, groups, number)
-        return Scored(columns, stats | {"groups": float(len(lessons)), "memory": float(len(self.memory))})
+            stats = self._learn(lessons, number, ranking)
+            reward = self._score(table, groups, number)
+        if number <= self.settings.warm_up:
+            reward[:] = np.nan
+        stats |= {"auc": ranking.auc, "pairs": float(ranking.pairs)}
+        stats |= {"groups": float(len(lessons)), "memory": float(len(self.memory))}
+        return Scored({"implicit": table.gather(reward), f"{TOKEN}implicit": reward}, stats)
 
     def state(self) -> dict[str, Any]:
         """Weights, optimiser and memory."""
@@ -110,21 +118,19 @@ class ImplicitScorer:
     # -- scoring
 
     @torch.no_grad()
-    def _score(self, table: TurnTable, groups: Sequence[Group], number: int) -> dict[str, Array]:
-        """The columns; NaN where a turn is not scored."""
+    def _score(self, table: TurnTable, groups: Sequence[Group], number: int) -> Array:
+        """The reward of every token; NaN where it is not scored."""
         reward = np.full(len(table.tokens.ids), np.nan)
-        if number > self.settings.warm_up:
-            mixed_only = self.settings.scored == "mixed"
-            chosen = [t for g in groups if g.mixed or not mixed_only for t in g.trajectories]
-            for batch in packed(chosen):
-                logprobs = written_logprobs(self.model, batch, self.temperature).cpu().numpy()
-                reference = np.concatenate([t.reference for t in batch])
-                where = np.concatenate([t.tokens for t in batch])
-                reward[where] = self.settings.beta * (logprobs.astype(np.float64) - reference)
-            scored = reward[np.concatenate([t.tokens for t in chosen])] if chosen else reward[:0]
-            if not np.isfinite(scored).all():
+        mixed_only = self.settings.scored == "mixed"
+        chosen = [t for g in groups if g.mixed or not mixed_only for t in g.trajectories]
+        for batch in packed(chosen):
+            logprobs = written_logprobs(self.model, batch, self.temperature).cpu().numpy()
+            reference = np.concatenate([t.reference for t in batch])
+            where = np.concatenate([t.tokens for t in batch])
+            reward[where] = self.settings.beta * (logprobs.astype(np.float64) - reference)
+            if not np.isfinite(reward[where]).all():
                 raise DivergedError(f"the implicit reward is not finite at step {number}: {REMEDY}")
-        return {"implicit": table.gather(reward), "token:implicit": reward}
+        return reward
 
     @torch.no_grad()
     def _with_reference(self, group: Group) -> Group:
@@ -142,31 +148,27 @@ class ImplicitScorer:
 
     # -- learning
 
-    def _learn(self, fresh: Sequence[Group], number: int) -> dict[str, float]:
-        """The optimiser steps of a training step; figures of them."""
-        rng = np.random.default_rng((self.seed, number))
-        lessons = [fresh[i] for i in rng.permutation(len(fresh))]
-        lessons += [self.memory[i] for i in rng.permutation(len(self.memory))]
-        size = self.settings.minibatch or max(len(lessons), 1)
-        ranking, losses, norms = Ranking(), [], []
-        for start in range(0, min(len(lessons), size * self.settings.optimizer_steps), size):
-            known = max(0, len(fresh) - start)
-            loss, norm = self._optimize(lessons[start : start + size], known, ranking)
+    def _learn(self, fresh: Sequence[Group], number: int, ranking: Ranking | None) -> dict[str, float]:
+        """The optimiser steps of a training step; figures of them. The groups learned from enter a
+        ranking, as they are put before that."""
+        pool = [*fresh, *self.memory]
+        order = np.random.default_rng((self.seed, number)).permutation(len(pool))
+        size = self.settings.minibatch or max(len(pool), 1)
+        losses, norms = [], []
+        for start in range(0, min(len(pool), size * self.settings.optimizer_steps), size):
+            loss, norm = self._optimize([pool[i] for i in order[start : start + size]], ranking)
             losses.append(loss)
             norms.append(norm)
         self._remember(fresh)
         return {
-            "auc": ranking.auc,
-            "pairs": float(ranking.pairs),
             "loss": float(np.mean(losses)) if losses else math.nan,
             "grad_norm": float(np.mean(norms)) if norms else math.nan,
         }
 
-    def _optimize(self, lessons: Sequence[Group], fresh: int, ranking: Ranking) -> tuple[float, float]:
-        """One optimiser step; the first ``fresh`` of its groups enter the ranking. Loss and gradient norm."""
+    def _optimize(self, lessons: Sequence[Group], ranking: Ranking | None) -> tuple[float, float]:
+        """One optimiser step: its loss and the norm of its gradient."""
         preference = self.settings.loss == "preference"
         count = sum(g.pairs if preference else len(g.success) for g in lessons)
-        new = {id(group) for group in lessons[:fresh]}
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for batch in packed_groups(lessons):
@@ -174,7 +176,9 @@ class ImplicitScorer:
             loss = (preference_loss if preference else cross_entropy)(scores, batch) / count
             torch.autograd.backward(loss)
             total += loss.item()
-            _rank(scores.detach().cpu().numpy(), batch, new, ranking)
+            if ranking is not None:
+                ends = np.cumsum([len(group.success) for group in batch])
+                ranking.add_all(np.split(scores.detach().cpu().numpy(), ends[:-1]), batch)
         return total, take_step(self.optimizer, total, self.settings.grad_clip, REMEDY)
 
     def totals(self, groups: Sequence[Group]) -> Tensor:
@@ -217,13 +221,12 @@ def cross_entropy(scores: Tensor, groups: Sequence[Group]) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, success, reduction="sum")
 
 
-def _rank(scores: Array, groups: Sequence[Group], fresh: set[int], ranking: Ranking) -> None:
-    first = 0
-    for group in groups:
-        own = scores[first : first + len(group.success)]
-        first += len(group.success)
-        if id(group) in fresh:
-            ranking.add(own[group.success], own[~group.success])
+def _totals(group: Group, reward: Array) -> Array:
+    """The score of each episode of a group, from the reward of every token; NaN where it is not scored."""
+    totals = np.zeros(len(group.success))
+    for trajectory in group.trajectories:
+        totals[trajectory.episode] += reward[trajectory.tokens].sum()
+    return totals
 
 
 def _without_places(group: Group) -> Group:

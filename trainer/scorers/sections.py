@@ -45,7 +45,7 @@ class ImplicitReward(Section):
     minibatch: PositiveInt | None = None
     """Groups per optimiser step; null takes all there are."""
     optimizer_steps: PositiveInt = 1
-    """Optimiser steps per training step: this step's groups first, then remembered ones."""
+    """Optimiser steps per training step, each on groups drawn from this step's and the remembered ones."""
     lr: PositiveFloat = 1e-6
     """Learning rate (AdamW), constant."""
     grad_clip: PositiveFloat = 10.0
