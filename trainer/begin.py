@@ -27,8 +27,9 @@ STATE = ("checkpoints", "metrics.jsonl", DEMONSTRATIONS, TOKENIZER)
 
 
 def start_of(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that its warm start depends on."""
-    return recipe.model_dump(mode="json", exclude=AFTERWARDS)
+    """The part of a recipe that its warm start depends on; of the guards it is the one against exclusions."""
+    content = recipe.model_dump(mode="json", exclude=AFTERWARDS)
+    return content | {"guards": {"excluded": recipe.guards.excluded}}
 
 
 async def warm_up(
