@@ -1,8 +1,9 @@
 """Stored episodes under another recipe's stages of credit, and how the two differ turn by turn.
 
 A run keeps its episodes and what their turns were credited with. Another recipe's stages over the same
-episodes say what it would have taught from them, without training anything. A stage that keeps state
-sees the steps in order from the first, as it would have in training.
+episodes say what it would have taught from them, without training the policy. A stage that keeps state
+sees the steps in order from the first, as it would have in training; and so does a recipe's scorer, which
+starts from the policy that the run's reinforcement began from and learns from the run's episodes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -22,8 +23,12 @@ from turnwise.trainer.columns import base_columns
 from turnwise.trainer.grouping import Array, Grouping
 from turnwise.trainer.pipeline import ADVANTAGE
 from turnwise.trainer.recipe import Recipe
+from turnwise.trainer.run_folder import stored_recipe
 from turnwise.trainer.stage import State
 from turnwise.trainer.table import TurnTable
+
+if TYPE_CHECKING:
+    from turnwise.trainer.scorers.scorer import Scorer
 
 REWARD = "step_reward"
 GATE = "gate:"
@@ -38,17 +43,20 @@ def rescore(
     """The turn tables of a run's training steps with the columns of a recipe's stages, by step.
 
     ``env`` is what the run was trained on, ``group`` its episodes per task, ``steps`` its steps in order;
-    with ``only`` no other step is given. Raises ``UsageError`` for a recipe that needs what the
-    environment does not give, and what the stages raise.
+    with ``only`` no other step is given. A recipe with scorers needs torch. Raises ``UsageError`` for a
+    recipe that needs what the environment or the run does not give, and what the stages and scorers raise.
     """
     declared = env.milestone_names(), env.channels()
     pipeline = recipe.override(**{"rollout.group": group}).pipeline(base_columns(*declared))
-    stateful = any(node.stage.stateful for node in pipeline.stages.values())
+    scorers = _scorers(run, recipe) if recipe.scorers else {}
+    stateful = bool(scorers) or any(node.stage.stateful for node in pipeline.stages.values())
     state: Mapping[str, State] = {}
     for step in steps:
         if only is not None and (step > only or (step < only and not stateful)):
             continue
         table = TurnTable.from_episodes(list(read_episodes(episode_path(run, "step", step))), *declared)
+        for scorer in scorers.values():
+            table = table.with_columns(scorer.step(table, step).columns)
         try:
             credit = pipeline.run(table, state)
         except UsageError as error:
@@ -56,6 +64,21 @@ def rescore(
         state = credit.state
         if only in (None, step):
             yield step, credit.table
+
+
+def _scorers(run: Path, recipe: Recipe) -> dict[str, Scorer]:
+    """A recipe's scorers as they would have been at the run's first step."""
+    from turnwise.trainer import checkpoint
+    from turnwise.trainer.scorers.scorer import open_scorers
+
+    own, start = stored_recipe(run), checkpoint.first(run) / "model"
+    if not start.is_dir():
+        raise UsageError(
+            f"run {str(run)!r} lacks the checkpoint that its reinforcement began from, which the scorers of "
+            f"recipe {recipe.name} start from ({start})"
+        )
+    temperature = own.rollout.temperature
+    return open_scorers(recipe.scorers, start, temperature=temperature, seed=own.seed, device=own.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +22,9 @@ from transformers import PreTrainedModel
 
 from turnwise.agents.torch import init_model, sequence_logprobs
 from turnwise.agents.trajectory import Span
+from turnwise.envs.errors import UsageError
 from turnwise.trainer.learner import DivergedError
+from turnwise.trainer.rescore import rescore
 from turnwise.trainer.scorers.implicit import ImplicitScorer
 from turnwise.trainer.scorers.sections import ImplicitReward
 from turnwise.trainer.scorers.trajectories import groups_of
@@ -284,6 +288,30 @@ async def test_a_run_logs_how_well_it_ranks(guess: ModuleType, tmp_path: Path, c
     figures = [row["implicit"] for row in rows if row["kind"] == "train"]
     assert [f["groups"] > 0 for f in figures] == [True, True]
     assert any(0 <= f["auc"] <= 1 for f in figures if f["pairs"])
+
+
+@pytest.mark.parametrize("changes", [IMPLICIT, PRIME])
+async def test_rescored_by_its_own_recipe_a_run_gets_its_own_credit(
+    guess: ModuleType, tmp_path: Path, changes: Any
+) -> None:
+    """The reward model is made anew from where reinforcement began, and learns what it learned then."""
+    recipe = guess.recipe(**changes)
+    run = await train(recipe, run=tmp_path / "a")
+
+    def rescored() -> list[tuple[int, TurnTable]]:
+        return list(rescore(run.folder, recipe, recipe.env.make(), recipe.rollout.group, [1, 2]))
+
+    again = await asyncio.to_thread(rescored)
+    for step, table in again:
+        lines = (run.folder / f"credit/step-{step:06d}.jsonl").read_text().splitlines()
+        stored = {row["episode_id"]: row["columns"]["advantage"] for row in map(json.loads, lines)}
+        anew = np.split(table.advantage, np.flatnonzero(table.first)[1:])
+        for name, advantage in zip(table.names["episode_id"], anew, strict=True):
+            assert stored[name] == pytest.approx(advantage.tolist(), abs=1e-4)
+    assert np.abs(again[-1][1].advantage).max() > 0
+    shutil.rmtree(run.folder / "checkpoints" / "000000")
+    with pytest.raises(UsageError, match="lacks the checkpoint that its reinforcement began from"):
+        await asyncio.to_thread(rescored)
 
 
 async def test_a_reward_that_runs_away_stops_the_run_with_a_checkpoint(
