@@ -52,6 +52,15 @@ def figures(run: RunFolder) -> Iterator[Figure]:
         ),
         "Mean over a step's training episodes.",
     )
+    ranked = [{"step": row["step"], "auc": row.get("implicit", {}).get("auc")} for row in train]
+    yield Figure(
+        "Reward model",
+        curve_chart(
+            "Share of pairs that the reward model ranks right",
+            [Curve("success above failure", _points(ranked, "auc"), "s1")],
+        ),
+        "Pairs of a success and a failure of one task, before the model learned from them; 50% is chance.",
+    )
     yield Figure(
         "Speed",
         curve_chart(
