@@ -18,7 +18,7 @@ from turnwise.agents.policy import Policy
 from turnwise.agents.rollout import Listener, RolloutPlan, rollout
 from turnwise.agents.scripted import SCRIPTED, scripted
 from turnwise.agents.trajectory import Sampling
-from turnwise.envs.errors import UsageError
+from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
 
@@ -85,10 +85,17 @@ def model_folder(path: Path) -> Path:
 
     Raises ``UsageError`` for anything else.
     """
+    found = _model_in(path)
+    if found is not None:
+        return found
+    if path.exists():
+        raise UsageError(f"policy {str(path)!r}: neither a run with a checkpoint nor a model's folder")
+    beside = [str(other) for other in path.parent.glob("*") if _model_in(other) is not None]
+    raise unknown("policy", str(path), [*SCRIPTED, *beside])
+
+
+def _model_in(path: Path) -> Path | None:
     latest = path / "checkpoints" / "latest"
     if latest.is_file():
         return path / "checkpoints" / latest.read_text(encoding="utf-8").strip() / "model"
-    if (path / "config.json").is_file():
-        return path
-    choices = ", ".join(SCRIPTED)
-    raise UsageError(f"policy {str(path)!r}: neither a run's folder nor a model's, nor one of {choices}")
+    return path if (path / "config.json").is_file() else None

@@ -83,7 +83,8 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
     p, n = successes / count, count
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    low = max(0.0, centre - half) if successes else 0.0  # exactly, whatever the rounding
+    return (low, min(1.0, centre + half) if successes < count else 1.0)
 
 
 def rates(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -86,7 +86,7 @@ def _refuse_infinite(episode: Episode) -> None:
 
 
 def read_episodes(path: Path) -> Iterator[Episode]:
-    """The episodes of a file, one at a time. Raises ``ValueError`` naming the file and the line."""
+    """The episodes of a file, one at a time. Raises ``UsageError`` naming the file and the line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             yield _read_line(path, number, line)
@@ -94,13 +94,13 @@ def read_episodes(path: Path) -> Iterator[Episode]:
 
 def _read_line(path: Path, number: int, line: bytes) -> Episode:
     if not line.endswith(b"\n"):
-        raise ValueError(f"{path}, line {number}: torn, it has no end")
+        raise UsageError(f"{path}, line {number}: torn, it has no end")
     try:
         return _LINE.validate_json(line, strict=True).episode
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}, line {number}: {field + ': ' if field else ''}{first['msg']}") from None
+        raise UsageError(f"{path}, line {number}: {field + ': ' if field else ''}{first['msg']}") from None
 
 
 def find_episode(run: Path, episode_id: str) -> Episode:

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from turnwise.envs.errors import UsageError
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TASK = "<task>"
 """Starts an episode."""
@@ -73,3 +76,17 @@ def build_tokenizer(texts: Iterable[str], *, words: int = 256) -> PreTrainedToke
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved in a folder. Raises ``UsageError`` where there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UsageError(f"{str(folder)!r} is no model's folder: it has no tokenizer_config.json")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers package has no narrower one
+        reason = " ".join(str(error).split())
+        raise UsageError(f"no tokenizer could be loaded from {str(folder)!r}: {reason}") from error
+    return tokenizer

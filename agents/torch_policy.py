@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from turnwise.agents.chat_renderer import renderer_for
 from turnwise.agents.policy import Actor, EpisodeKey, EpisodeSession
 from turnwise.agents.renderer import Renderer
+from turnwise.agents.tokenizer import load_tokenizer
 from turnwise.agents.torch.engine import Engine, Sequence
 from turnwise.agents.torch.model import load_model
 from turnwise.agents.trajectory import Decision, Sampling, Span
@@ -130,10 +131,9 @@ async def load_policy(
 
 
 def _load(folder: Path, device: str, dtype: str) -> tuple[PreTrainedModel, Renderer]:
-    for needed in ("config.json", "tokenizer_config.json"):
-        if not (folder / needed).is_file():
-            raise UsageError(f"{str(folder)!r} is no model's folder: it has no {needed}")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{str(folder)!r} is no model's folder: it has no config.json")
+    tokenizer = load_tokenizer(folder)
     model = load_model(folder, device=device, dtype=dtype)
     rows = model.config.get_text_config().vocab_size
     if len(tokenizer) > rows:

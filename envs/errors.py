@@ -52,12 +52,28 @@ def invalid(what: str, error: ValidationError, model: type[BaseModel]) -> UsageE
     else:
         given = json.dumps(first["input"], default=str)
         shown = given if len(given) <= 80 else f"{given[:77]}..."
-        fault = f"{where} = {shown}: {' '.join(first['msg'].split())}"
+        reason = " ".join(first["msg"].split()).replace("valid tuple", "list")
+        fault = f"{where} = {shown}: {reason}{_range(model, path)}"
     return UsageError(f"{what}: {fault}{more}")
 
 
+def _range(model: type[BaseModel], path: Sequence[Any]) -> str:
+    """What a number at a place in a model may be, where it has two ends: ``(allowed: 1 to 5)``."""
+    owners = _models_at(model, path[:-1]) if path else []
+    bounds = [
+        bound for m in owners if path[-1] in m.model_fields for bound in m.model_fields[path[-1]].metadata
+    ]
+    low, high = ([getattr(b, end) for b in bounds if hasattr(b, end)] for end in ("ge", "le"))
+    return f" (allowed: {low[0]} to {high[0]})" if low and high else ""
+
+
 def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    """The fields allowed at a place in a model; a union's part of the path is the chosen ``kind``."""
+    """The fields allowed at a place in a model."""
+    return sorted({name for m in _models_at(model, path) for name in m.model_fields})
+
+
+def _models_at(model: type[BaseModel], path: Sequence[Any]) -> list[type[BaseModel]]:
+    """The models at a place in a model; a union's part of the path is the chosen ``kind``."""
     here: Any = model
     for part in path:
         members = [here, *get_args(here)]
@@ -70,5 +86,4 @@ def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
             here = tagged[0]
         elif owners:
             here = owners[0].model_fields[part].annotation
-    found = [m for m in (here, *get_args(here)) if isinstance(m, type) and issubclass(m, BaseModel)]
-    return sorted({name for m in found for name in m.model_fields})
+    return [m for m in (here, *get_args(here)) if isinstance(m, type) and issubclass(m, BaseModel)]

@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from turnwise.agents.evaluate import model_folder
 from turnwise.agents.store import write_episodes
+from turnwise.agents.tokenizer import load_tokenizer
 from turnwise.envs.errors import UsageError
 from turnwise.trainer import run_folder
 from turnwise.trainer.demonstrations import successes
@@ -52,9 +51,9 @@ def _create(folder: Path, recipe: Recipe, source: Path | None) -> None:
     if source is None:
         run_folder.create(folder, recipe)
         return
-    episodes, tokenizer = successes(source), AutoTokenizer.from_pretrained(model_folder(source))
+    episodes, tokenizer = successes(source), load_tokenizer(model_folder(source))
     if isinstance(recipe.model, FolderModel):
-        own = AutoTokenizer.from_pretrained(recipe.model.path)
+        own = load_tokenizer(Path(recipe.model.path))
         if own.get_vocab() != tokenizer.get_vocab():
             raise UsageError(
                 f"run {str(source)!r} was written with another tokenizer than that of "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,21 +112,27 @@ class Mlflow:
 
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""Each is named as the package it needs."""
+
+
+def check_tracker(name: str) -> None:
+    """Raises ``UsageError`` for a tracker that is unknown or whose package is missing."""
+    if name not in TRACKERS:
+        raise unknown("tracker", name, TRACKERS)
+    if find_spec(name) is None:
+        raise UsageError(f"tracker {name!r} needs a package: pip install {name}")
 
 
 def tracker(name: str, run: Path) -> Tracker:
-    """The tracker of a name. Raises ``UsageError`` when it is unknown or its package is missing."""
-    try:
-        match name:
-            case "tensorboard":
-                return TensorBoard(run / "tensorboard")
-            case "wandb":
-                return Wandb(run)
-            case "mlflow":
-                return Mlflow(run)
-    except ImportError as error:
-        raise UsageError(f"tracker {name!r} needs a package: pip install {error.name}") from None
-    raise unknown("tracker", name, TRACKERS)
+    """The tracker of a name, opened. Raises what :func:`check_tracker` raises."""
+    check_tracker(name)
+    match name:
+        case "tensorboard":
+            return TensorBoard(run / "tensorboard")
+        case "wandb":
+            return Wandb(run)
+        case _:
+            return Mlflow(run)
 
 
 class Trackers:

@@ -2,6 +2,10 @@
 
 Training steps are put into at most ``BINS`` rows of equal length, and of each row a few steps are read,
 spread evenly, so that a long run costs no more to look at than a short one.
+
+Advantages are measured against other episodes, so over all of them they cancel, by rounding alone where a
+method compares the same turn. What a method credits is seen in the episodes that were paid more than their
+group; a map on which nothing differs from 0 is left out.
 """
 
 from __future__ import annotations
@@ -15,11 +19,15 @@ from statistics import fmean, pstdev
 from markupsafe import Markup
 
 from turnwise.viewer.charts import Cell, heat_map
-from turnwise.viewer.run_folder import RunFolder
+from turnwise.viewer.run_folder import Columns, RunFolder
 
 BINS = 30
 STEPS_READ = 4
 """Steps read of a row that stands for more."""
+
+ROUNDING = 1e-5
+"""Credit is stored with six decimals: less than this is 0."""
+BETTER = "advantage, better episodes"
 
 Values = Mapping[str, Mapping[int, Sequence[float]]]
 """A column's numbers by turn."""
@@ -38,13 +46,14 @@ class Quantity:
 
 QUANTITIES = (
     Quantity(
-        "Mean advantage",
-        "advantage",
+        "Advantage, better episodes",
+        BETTER,
         fmean,
         True,
-        "Blue is above 0, orange below. Measured against the same turn of other episodes, advantages average "
-        "to 0 wherever every episode has that turn; their spread shows where turns were told apart.",
+        "Mean over the episodes that were paid more than their group's average. Blue is above 0: what these "
+        "did at this turn is made more likely; orange is below.",
     ),
+    Quantity("Advantage, all episodes", "advantage", fmean, True, "Mean. Blue is above 0, orange below."),
     Quantity(
         "Spread of advantage",
         "advantage",
@@ -78,11 +87,11 @@ def credit_maps(run: RunFolder) -> Iterator[CreditMap]:
     for quantity in QUANTITIES:
         columns = [by_column.get(quantity.column, {}) for by_column in values]
         turns = max((turn + 1 for by_turn in columns for turn in by_turn), default=0)
-        if turns:
-            rows = [
-                (label, [_cell(by_turn.get(turn, ()), quantity) for turn in range(turns)])
-                for label, by_turn in zip(labels, columns, strict=True)
-            ]
+        rows = [
+            (label, [_cell(by_turn.get(turn, ()), quantity) for turn in range(turns)])
+            for label, by_turn in zip(labels, columns, strict=True)
+        ]
+        if any(cell.value for _, cells in rows for cell in cells):
             drawing = heat_map(quantity.title, rows, signed=quantity.signed)
             yield CreditMap(quantity.title, drawing, quantity.caption + sampled)
 
@@ -95,16 +104,40 @@ def _spread_evenly(steps: Sequence[int]) -> list[int]:
 
 
 def _read(run: RunFolder, steps: Sequence[int]) -> Values:
-    """The numbers of some steps' episodes, by column and turn."""
+    """The numbers of some steps' episodes, by column and turn; advantages of the better ones once more."""
     values: defaultdict[str, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for step in steps:
-        for columns in run.credit(step).values():
-            for column, numbers in columns.items():
+        credit = run.credit(step)
+        better = _better(credit)
+        for episode_id, columns in credit.items():
+            parts = {BETTER: columns.get("advantage", ())} if episode_id in better else {}
+            for column, numbers in {**columns, **parts}.items():
                 for turn, number in enumerate(numbers):
                     if number is not None:
                         values[column][turn].append(number)
     return values
 
 
+def _better(credit: Mapping[str, Columns]) -> set[str]:
+    """The episodes that were paid more than the mean of their group, of those whose pay was stored."""
+    paid = {
+        name: sum(number or 0.0 for number in columns["step_reward"])
+        for name, columns in credit.items()
+        if "step_reward" in columns
+    }
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for name, total in paid.items():
+        groups[_group(name)].append(total)
+    return {name for name, total in paid.items() if total > fmean(groups[_group(name)]) + ROUNDING}
+
+
+def _group(episode_id: str) -> str:
+    """``train-12/3-1`` is of the group ``train-12/3``."""
+    return episode_id.rpartition("-")[0]
+
+
 def _cell(values: Sequence[float], quantity: Quantity) -> Cell:
-    return Cell(quantity.measure(values) if values else None, len(values))
+    if not values:
+        return Cell(None, 0)
+    value = quantity.measure(values)
+    return Cell(value if abs(value) >= ROUNDING else 0.0, len(values))

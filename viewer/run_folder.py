@@ -27,6 +27,8 @@ Columns: TypeAlias = Mapping[str, Sequence[float | None]]
 
 TRAINING = "step"
 """Starts the names of files of training episodes, as in ``step-000012.jsonl``."""
+_NEEDED = {"name", "env", "seed", "steps"}
+"""What is shown of a run's recipe; the rest may be of stages that are not known here."""
 _TRAINED = re.compile(r"train-(\d+)/")
 """Starts the names of training episodes; the number is the step."""
 
@@ -68,7 +70,16 @@ class RunFolder:
     @cached_property
     def config(self) -> Row:
         """The recipe as resolved."""
-        config: Row = yaml.safe_load(self.config_text)
+        try:
+            config = yaml.safe_load(self.config_text)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{self.path / 'config.yaml'}: not YAML: {' '.join(str(error).split())}"
+            ) from None
+        if not isinstance(config, dict) or not config.keys() >= _NEEDED:
+            raise UsageError(
+                f"{self.path / 'config.yaml'} is no run's: it lacks {', '.join(sorted(_NEEDED))}"
+            )
         return config
 
     @property

@@ -13,6 +13,7 @@ from turnwise.agents.torch import fused
 from turnwise.agents.torch.batch import Batch, layout
 from turnwise.agents.torch.cache import KVCache
 from turnwise.agents.torch.hf_forward import ModuleForward
+from turnwise.envs.errors import UsageError
 
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
@@ -29,7 +30,7 @@ class Forward(Protocol):
         ...
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(UsageError):
     """The engine cannot run this architecture."""
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from turnwise.envs.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,14 +44,14 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def load_model(path: Path | str, *, device: str = "auto", dtype: str = "auto") -> PreTrainedModel:
     """A causal LM from a Hugging Face folder (or hub id), on ``device``, dropout off.
 
-    Raises ``ValueError`` naming the path when there is no such folder or no causal LM in it.
+    Raises ``UsageError`` naming the path when there is no such folder or no causal LM in it.
     """
     place = resolve_device(device)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype, place))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"no causal language model could be loaded from {str(path)!r}: {error}\n"
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UsageError(
+            f"no causal language model could be loaded from {str(path)!r}: {' '.join(str(error).split())}; "
             "give a folder written by save_pretrained (config.json and safetensors), or a hub id"
         ) from error
     return _settled(model, place)

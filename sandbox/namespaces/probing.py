@@ -32,7 +32,7 @@ def probe(name: str) -> Probe:
     try:
         hub = _try()
     except OSError as error:
-        return Probe(name, False, str(error), remedy(str(error)))
+        return Probe(name, False, f"namespaces cannot be used here ({error})", remedy(str(error)))
     root = os.geteuid() == 0
     detail = f"Linux {platform.release()}, as {'root' if root else 'an ordinary user'}"
     lost, better = [], ""
@@ -79,7 +79,8 @@ def _news(sock: socket.socket) -> Head:
             if "fatal" in head:
                 raise OSError(head["fatal"])
             if "error" in head:
-                raise OSError("{message} {path}".format(**{"path": "", **head["error"]}))
+                error = head["error"]
+                raise OSError(" ".join(part for part in (error["message"], error.get("path")) if part))
             return head
         if not alive:
             raise OSError("the far side ended without a word")

@@ -38,6 +38,12 @@ def test_wilson_by_hand() -> None:
     assert high == pytest.approx(0.9433178, abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [4, 64, 127])
+def test_no_success_and_no_failure_are_ends_of_the_scale(count: int) -> None:
+    assert wilson(0, count)[0] == 0.0
+    assert wilson(count, count)[1] == 1.0
+
+
 def test_pass_at_k_by_hand() -> None:
     result = evaluation(*(episode(0, s) for s in (1.0, 0.0, 0.0, 0.0)), *(episode(1, 0.0) for _ in range(4)))
     assert result.pass_at(1) == pytest.approx(0.125)

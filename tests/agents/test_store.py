@@ -206,7 +206,7 @@ def test_damage_is_an_error_that_names_the_line(tmp_path: Path, damage: Any) -> 
     path.write_bytes(first + damage(second))
     reading = read_episodes(path)
     assert next(reading) == episode()
-    with pytest.raises(ValueError, match=r"step-000007\.jsonl, line 2"):
+    with pytest.raises(UsageError, match=r"step-000007\.jsonl, line 2"):
         next(reading)
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from turnwise.agents.tokenizer import MARKERS, build_tokenizer, spaced, unspaced
+from turnwise.agents.tokenizer import MARKERS, build_tokenizer, load_tokenizer, spaced, unspaced
+from turnwise.envs.errors import UsageError
 
 TEXTS = ("grep timeout", "set net.timeout 30", "timeout: 30", "value\nset grep", "grep (set)")
 
@@ -79,3 +80,13 @@ def test_it_is_saved_and_loaded_like_any_other(tokenizer: PreTrainedTokenizerFas
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded.encode(text) == tokenizer.encode(text)
     assert (loaded.eos_token, loaded.pad_token) == ("<end>", "<pad>")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "{"])
+def test_a_folder_without_a_readable_one_is_refused(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UsageError, match=r"^no tokenizer could be loaded from '.*': .+$") as refused:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(refused.value)

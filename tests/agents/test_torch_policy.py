@@ -267,3 +267,7 @@ async def test_a_folder_without_a_model_is_refused(learner: Learner, tmp_path: P
     build_tokenizer(["a b c d e f g h " + " ".join(map(str, range(100, 200)))]).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="the tokenizer has"):
         await load()
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UsageError, match="no causal language model could be loaded") as refused:
+        await load()
+    assert "\n" not in str(refused.value)

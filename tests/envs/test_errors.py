@@ -14,6 +14,8 @@ class Cat(BaseModel):
     model_config = ConfigDict(extra="forbid")
     kind: Literal["cat"] = "cat"
     lives: int = Field(default=9, gt=0)
+    whiskers: int = Field(default=24, ge=0, le=30)
+    toys: tuple[str, ...] = ()
 
 
 class Dog(BaseModel):
@@ -46,6 +48,12 @@ def test_unknown_names_the_nearest_and_all_that_is_allowed() -> None:
         ),
         ({"pet": {"kind": "cow"}}, "unknown kind of pet 'cow'"),
         ({"pet": {"kind": "cat", "lives": 0}}, "pet.cat.lives = 0: Input should be greater than 0"),
+        (
+            {"pet": {"kind": "cat", "whiskers": 31}},
+            "pet.cat.whiskers = 31: Input should be less than or equal",
+        ),
+        ({"pet": {"kind": "cat", "whiskers": -1}}, "than or equal to 0 (allowed: 0 to 30)"),
+        ({"pet": {"kind": "cat", "toys": "ball"}}, 'pet.cat.toys = "ball": Input should be a list'),
         ({"pet": {"kind": "cat", "lives": "x" * 200}}, f'pet.cat.lives = "{"x" * 76}...: Input should'),
         (
             {"pet": {"kind": "cat"}, "mood": "lout"},

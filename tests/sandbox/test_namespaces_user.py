@@ -7,6 +7,7 @@ others cannot look, as below /root. No capability of the machine's helps with na
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,26 @@ def test_it_holds_for_an_ordinary_user() -> None:
     result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES, "-k", LEFT_OUT)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
     assert "passed" in result.stdout
+
+
+def test_where_namespaces_are_forbidden_the_process_backend_is_chosen_and_both_are_told() -> None:
+    """In a user namespace that may have no others, as in many containers."""
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    code = "from turnwise.sandbox.backends import backend; print(backend().name)"
+    result = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", sys.executable, "-c", code],
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout == "process\n", result.stderr
+    assert "lacks here: file system isolation, network isolation" in result.stderr
+    assert re.search(
+        r"namespaces cannot be used here \(clone: [^()]+[a-z]\)\. Remedy: allow user name", result.stderr
+    )
+    assert "None" not in result.stderr
 
 
 def test_the_probe_tells_what_is_lost() -> None:

@@ -110,7 +110,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"credit": ["grpp"]}, "credit.0: unknown credit stage 'grpp'; did you mean 'grpo'?"),
     ({"credit": ["outcome", {"kind": "grpo", "epss": 1}]}, "credit.1: stage grpo: unknown field 'epss'; did"),
     ({"credit": [{"std": True}]}, "credit.0: {'std': True} is no stage: write its name"),
-    ({"credit": "grpo"}, 'credit = "grpo": Input should be a valid tuple'),
+    ({"credit": "grpo"}, 'credit = "grpo": Input should be a list'),
     ({"env": "demo/guess?level"}, "env: environment 'demo/guess?level': write options as"),
     ({"stepz": 3, "seeed": 1}, "(and 1 more)"),
 ]

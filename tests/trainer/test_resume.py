@@ -220,7 +220,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
 def alive(pid: int, started: int) -> bool:
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends between opening and reading
         return False
     return state != "Z" and int(fields[18]) == started
 

@@ -41,7 +41,7 @@ def test_a_stage_is_a_decorated_function(table: TurnTable) -> None:
     ("params", "message"),
     [
         ({"gama": 0.5}, "stage returns: unknown field 'gama'; did you mean 'gamma'? (allowed: gamma, of)"),
-        ({"gamma": 2}, "stage returns: gamma = 2: Input should be less than or equal to 1"),
+        ({"gamma": 2}, "stage returns: gamma = 2: Input should be less than or equal to 1 (allowed: 0 to 1)"),
     ],
 )
 def test_parameters_are_checked(params: dict[str, Any], message: str) -> None:

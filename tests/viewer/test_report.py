@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from base64 import b64encode
 from html.parser import HTMLParser
@@ -62,12 +63,27 @@ def test_a_finished_run_shows_result_curves_credit_episodes_and_recipe(run) -> N
     assert "512 MB" in page.text
     for title in ("Success", "Milestones reached", "Completion and validity", "Turns per episode"):
         assert title in page.text
-    assert "step 2, turn 1 mean advantage +0.000, 2 turns" in page.text
-    assert "step 2, turn 4 mean advantage -1.000, 1 turns" in page.text
+    assert "step 2, turn 1 advantage, all episodes +0.000, 2 turns" in page.text
+    assert "step 2, turn 4 advantage, all episodes -1.000, 1 turns" in page.text
     assert "step 2, turn 1 spread of advantage +1.000, 2 turns" in page.text
     assert "step 2, turn 1 mean reward +0.250, 2 turns" in page.text
     assert "train-2/0-0" in page.text
     assert "kind: turn_baseline" in page.text
+
+
+def test_advantages_that_cancel_are_no_map_and_are_shown_of_the_better_episodes(begun) -> None:
+    """As where a turn is compared with the same turn of its group: what is left is rounding."""
+    pay = {"0-0": (1.0, 0.300001), "0-1": (0.0, -0.3), "1-0": (1.0, -0.2), "1-1": (1.0, 0.2)}
+    credit = [
+        {"episode_id": f"train-1/{name}", "columns": {"step_reward": [0.0, paid], "advantage": [given, 0.0]}}
+        for name, (paid, given) in pay.items()
+    ]
+    (begun.path / "credit").mkdir()
+    (begun.path / "credit/step-000001.jsonl").write_text("".join(json.dumps(row) + "\n" for row in credit))
+    page = page_of(begun)
+    assert "step 1, turn 1 advantage, better episodes +0.300, 1 turns" in page.text
+    assert "all episodes" not in page.text
+    assert "step 1, turn 2 mean reward +0.750, 4 turns" in page.text
 
 
 def test_the_page_loads_nothing_from_elsewhere(run) -> None:

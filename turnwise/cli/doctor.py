@@ -74,7 +74,8 @@ def models() -> Iterator[Finding]:
     yield Finding("torch", torch is not None, torch or "needed to train and to run trained agents", train)
     gpus = gpu_names()
     if not gpus:
-        yield Finding("GPU", False, "no NVIDIA GPU found; a CPU is enough for the quickstart")
+        remedy = "add a GPU and its driver, until nvidia-smi lists it"
+        yield Finding("GPU", False, "no NVIDIA GPU found; a CPU is enough for the quickstart", remedy)
     elif torch is not None and torch.endswith("+cpu"):
         detail = f"{', '.join(gpus)}, but torch {torch} computes on the CPU only"
         yield Finding("GPU", False, detail, "install a CUDA build of torch")

@@ -67,7 +67,7 @@ def print_result(console: Console, folder: Path) -> None:
     if picks:
         by_hand = command_line("show", folder, picks[0].shown.episode.episode_id, "--step")
         commands.insert(1, (by_hand, "go through this one by hand"))
-    if not run.steps:
+    if not run.steps and run.summary is not None and run.summary.stopped == "finished":
         commands.insert(0, (command_line("train", "--resume", "--run", folder), "go on with reinforcement"))
     for command, why in commands:
         console.print(Text.assemble(f"{command}\n", (f"    {why}", "dim")), soft_wrap=True)

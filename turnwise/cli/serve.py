@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 @click.command(short_help="Serve environments to other programs.")
 @click.argument("envs", metavar="ENV...", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="0: any free one.")
+@click.option(
+    "--port", default=8000, type=click.IntRange(0, 65535), show_default=True, help="0: any free one."
+)
 @click.option("--token", envvar="TURNWISE_TOKEN", help="The trainer's; better in TURNWISE_TOKEN.")
 @click.option("--sessions", default=128, show_default=True, help="Open at once; more wait.")
 @click.option("--backend", help="The sandbox to run in; the best one by default.")

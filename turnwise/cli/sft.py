@@ -35,18 +35,20 @@ def sft(recipe: str | None, source: Path | None, settings: tuple[str, ...], run:
     from turnwise.trainer.recipe import Recipe, built_in, parse_settings
     from turnwise.trainer.run_folder import stored_recipe
     from turnwise.viewer import report
+    from turnwise.viewer.run_folder import RunFolder
 
+    taught_by = None if source is None else RunFolder(source).path
     if recipe is not None:
         base = Recipe.load(recipe)
-    elif source is not None:
-        base = stored_recipe(source)
+    elif taught_by is not None:
+        base = stored_recipe(taught_by)
     else:
         raise UsageError(f"which RECIPE, or --from which run? (recipes: {', '.join(built_in())})")
     chosen = base.override(**parse_settings(settings))
     folder = run or default_folder(f"{chosen.name}-sft")
 
     def start(progress: Progress) -> Coroutine[None, None, Run]:
-        return report.sft(chosen, run=folder, source=source, trackers=[progress], watcher=progress)
+        return report.sft(chosen, run=folder, source=taught_by, trackers=[progress], watcher=progress)
 
     title = f"{chosen.name} on {chosen.env}, seed {chosen.seed}, imitation alone, in {folder}"
     follow(start, folder, title, steps=0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from turnwise.envs.errors import unknown
-from turnwise.trainer.tracker import TRACKERS, Row, Tracker, tracker
+from turnwise.trainer.tracker import Row, Tracker, check_tracker, tracker
 
 
 class Later:
@@ -30,8 +29,7 @@ class Later:
 
 
 def open_later(names: Sequence[str], folder: Path) -> list[Later]:
-    """Trackers by name. Raises ``UsageError`` for an unknown one."""
+    """Trackers by name. Raises ``UsageError`` for an unknown one, and one whose package is missing."""
     for name in names:
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
+        check_tracker(name)
     return [Later(name, folder) for name in names]

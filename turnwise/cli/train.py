@@ -56,12 +56,13 @@ def choose_recipe(name: str | None, settings: Sequence[str], run: Path | None, r
     from turnwise.envs.errors import UsageError
     from turnwise.trainer.recipe import Recipe, built_in, parse_settings
     from turnwise.trainer.run_folder import stored_recipe
+    from turnwise.viewer.run_folder import RunFolder
 
     if resume and run is None:
         raise UsageError("--resume needs --run DIR, the run to go on with")
     begun = None
     if resume and run is not None and (name is None or run.exists()):
-        begun = stored_recipe(run)
+        begun = stored_recipe(RunFolder(run).path)
     base = begun if name is None else Recipe.load(name)
     if base is None:
         raise UsageError(f"which RECIPE? (allowed: {', '.join(built_in())}, a path ending in .yaml)")
