@@ -140,7 +140,8 @@ class BoundStage:
         The function sees the columns it needs and the keys, nothing else. Raises :class:`StageError`
         for a result that breaks the declaration; what the function raises gets a note and propagates.
         """
-        seen = {name for need in self.needs for name in matching(table.columns, need)}
+        given = table.columns
+        seen = {name for need in self.needs for name in ([need] if need in given else matching(given, need))}
         arguments: dict[str, Any] = {
             name: getattr(self.params, name) for name in type(self.params).model_fields
         }
