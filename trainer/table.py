@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -230,10 +231,12 @@ class TurnTable:
         place = begin[turn] + rank[self.episode_id]  # turn by turn, the longest episodes first
         result = np.empty(len(self), dtype=np.float64)
         result[place] = values
-        starts, sizes = begin.tolist(), running.tolist()
-        for now, later, size in zip(starts[-2::-1], starts[:0:-1], sizes[:0:-1], strict=True):
-            result[now : now + size] += gamma * result[later : later + size]
-        return result[place]
+        turns = [result[a : a + size] for a, size in zip(begin.tolist(), running.tolist(), strict=True)]
+        for later, now in pairwise(reversed(turns)):
+            reached = now[: len(later)]
+            reached += gamma * later
+        unfolded: Array = result[place]
+        return unfolded
 
     # -- tokens
 
