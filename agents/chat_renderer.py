@@ -60,6 +60,9 @@ THINK, THOUGHT = "<think>", "</think>"
 MASK = "\uf8ff"
 """Encloses the number of a masked string; masked itself where a text holds it."""
 
+CACHED_OPENINGS = 64
+"""The episodes of a group begin alike. Kept with the tools, whose identities are part of the key."""
+
 TOOLS_GUIDE = """\
 # Tools
 
@@ -107,15 +110,27 @@ class ChatRenderer:
         self.stop_id = self._seam.stop_id
         eos: int | None = tokenizer.eos_token_id
         self.stop_ids = frozenset({self.stop_id} if eos is None else {self.stop_id, eos})
+        self._openings: dict[
+            tuple[str, str, tuple[int, ...]], tuple[tuple[ToolSpec, ...], tuple[int, ...]]
+        ] = {}
 
     def opening(self, guide: str, view: AgentView) -> tuple[int, ...]:
         """The system message with the guide and the tools, the task, and the generation prompt."""
+        text = text_of(view)
+        key = guide, text, tuple(map(id, view.tools))
+        if key not in self._openings:
+            if len(self._openings) == CACHED_OPENINGS:
+                self._openings.clear()
+            self._openings[key] = view.tools, self._open(guide, view, text)
+        return self._openings[key][1]
+
+    def _open(self, guide: str, view: AgentView, text: str) -> tuple[int, ...]:
         guide = self._mask(guide)
         if view.tools and not self._shows_tools:
             schemas = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in _schemas(view.tools))
             tools = TOOLS_GUIDE.format(schemas=self._mask(schemas))
             guide = f"{guide}\n\n{tools}" if guide else tools
-        messages = _first_messages(guide, self._mask(text_of(view)), system=self._seam.system)
+        messages = _first_messages(guide, self._mask(text), system=self._seam.system)
         return self._encode(self._render(messages, view.tools if self._shows_tools else (), prompt=True))
 
     def observation(self, view: AgentView) -> tuple[int, ...]:

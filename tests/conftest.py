@@ -25,6 +25,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes depends on the machine
+settings.load_profile("untimed")
 
 Call = tuple[Any, ...]
 """The positional arguments of a call, ``self`` first where it is a method."""

@@ -70,7 +70,11 @@ class Grouping:
 
     def alike(self, values: Array) -> Array:
         """Whether a group's entries are all equal, bit for bit: [entries] -> bool [groups]."""
-        return self.max(values) <= self.min(values)
+        values = np.asarray(values)
+        any_of_them = np.empty(self.count, dtype=values.dtype)
+        any_of_them[self.codes] = values
+        differing = self.codes[values != any_of_them[self.codes]]
+        return np.equal(np.bincount(differing, minlength=self.count), 0)
 
     def centre(self, values: Array) -> Array:
         """Values minus their group's mean; exactly 0 in a group all alike, whatever the rounding."""

@@ -25,6 +25,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as matching
+from functools import cached_property
 from itertools import product
 from string import Formatter
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
@@ -104,7 +105,7 @@ def _entries(value: Any) -> Sequence[Any]:
     return [*value] if isinstance(value, list | tuple | Mapping) else [value]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BoundStage:
     """A stage with its parameters: a node of a recipe's graph."""
 
@@ -116,12 +117,12 @@ class BoundStage:
         """The stage's name."""
         return self.stage.name
 
-    @property
+    @cached_property
     def needs(self) -> tuple[str, ...]:
         """Columns read; a name with ``*`` stands for all that match."""
         return self._resolve(self.stage.needs)
 
-    @property
+    @cached_property
     def provides(self) -> tuple[str, ...]:
         """Columns given."""
         return self._resolve(self.stage.provides)
@@ -140,7 +141,8 @@ class BoundStage:
         The function sees the columns it needs and the keys, nothing else. Raises :class:`StageError`
         for a result that breaks the declaration; what the function raises gets a note and propagates.
         """
-        seen = {name for need in self.needs for name in matching(table.columns, need)}
+        given = table.columns
+        seen = {name for need in self.needs for name in ([need] if need in given else matching(given, need))}
         arguments: dict[str, Any] = {
             name: getattr(self.params, name) for name in type(self.params).model_fields
         }

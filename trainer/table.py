@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -178,7 +180,9 @@ class TurnTable:
     def only(self, names: Iterable[str]) -> TurnTable:
         """A table with no columns but these and those that every stage sees."""
         wanted = {*names, *ALWAYS}
-        return replace(self, columns={n: column for n, column in self.columns.items() if n in wanted})
+        table = copy(self)  # neither checked again nor sealed again: nothing in it is new
+        object.__setattr__(table, "columns", {n: c for n, c in self.columns.items() if n in wanted})
+        return table
 
     # -- episodes and groups
 
@@ -218,15 +222,21 @@ class TurnTable:
         All episodes step back together, one turn at a time: as many numpy operations as the longest
         episode has turns, and no power of gamma that could overflow.
         """
-        result = np.array(values, dtype=np.float64)
         length = self.by_episode.size
-        order = np.argsort(-length, kind="stable")
-        start = np.flatnonzero(self.first)[order]
-        alive = self.episodes - np.cumsum(np.bincount(length))
-        for turn in range(len(alive) - 3, -1, -1):
-            row = start[: alive[turn + 1]] + turn
-            result[row] += gamma * result[row + 1]
-        return result
+        running = len(length) - np.cumsum(np.bincount(length))[:-1]  # episodes that have a turn 0, 1, …
+        rank = np.empty_like(length)
+        rank[np.argsort(-length, kind="stable")] = np.arange(len(length))
+        turn = np.arange(len(self)) - (np.cumsum(length) - length)[self.episode_id]
+        begin = np.cumsum(running) - running
+        place = begin[turn] + rank[self.episode_id]  # turn by turn, the longest episodes first
+        result = np.empty(len(self), dtype=np.float64)
+        result[place] = values
+        turns = [result[a : a + size] for a, size in zip(begin.tolist(), running.tolist(), strict=True)]
+        for later, now in pairwise(reversed(turns)):
+            reached = now[: len(later)]
+            reached += gamma * later
+        unfolded: Array = result[place]
+        return unfolded
 
     # -- tokens
 

@@ -36,14 +36,12 @@ def group_norm(
     """
     reward, advantage = t[of], np.zeros(len(t))
     rows = np.flatnonzero(~np.isnan(reward))
-    entering = rows
-    if over == "first_turns":
-        _, first = np.unique(t.episode_id[rows], return_index=True)
-        entering = rows[first]
+    by_episode = Grouping(t.episode_id[rows], t.episodes)
+    entering = rows if over == "turns" else rows[np.diff(by_episode.codes, prepend=-1) != 0]
     values, groups = reward[entering], Grouping(t.group_id[entering], t.by_group.count)
     mean, deviation = groups.mean(values), groups.std(values, ddof=1)
-    group, peers = t.group_id[rows], np.unique(t.episode_id[rows])
-    alone = np.bincount(t.episode_group[peers], minlength=t.by_group.count) < 2
+    group, scored = t.group_id[rows], by_episode.size > 0
+    alone = t.episodes_by_group.sum(scored) < 2
     alike = groups.alike(values) | alone
     scale = deviation[group] + eps if std else 1.0
     advantage[rows] = np.where(alike[group], 0.0, (reward[rows] - mean[group]) / scale)

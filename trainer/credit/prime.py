@@ -55,13 +55,15 @@ def prime(
     """
     if len(t.names["turn_id"]) < len(t):
         raise UsageError("stage 'prime' credits tokens, and cannot where episodes share turns; use 'fuse'")
-    written = np.flatnonzero(t.tokens.trainable & ~np.isnan(t["token:implicit"]))
-    reward, episode = t["token:implicit"][written], t.episode_id[t.tokens.row[written]]
+    learned = np.flatnonzero(t.tokens.trainable)
+    written = learned[~np.isnan(t["token:implicit"][learned])]
+    reward, by_turn = t["token:implicit"][written], Grouping(t.tokens.row[written], len(t))
+    episode = t.episode_id[by_turn.codes]
     by_episode = Grouping(episode, t.episodes)
     scored = by_episode.size > 0
     score = t.by_episode.max(t.outcome)
     relative = process * (reward - _others(t, np.nan_to_num(by_episode.mean(reward)), scored)[episode])
-    to_go = by_episode.sum(relative)[episode] - _before(relative, episode)
+    to_go = by_episode.sum(relative)[episode] - _before(relative, by_episode)
     centred = outcome * (score - _others(t, score, scored))
     groups = t.episodes_by_group
     share = groups.sum(np.where(scored, score, 0.0)) / np.maximum(groups.sum(scored), 1)
@@ -73,9 +75,10 @@ def prime(
         values[kept] = (values[kept] - values[kept].mean()) / (values[kept].std() + eps)
     tokens = np.zeros(len(t.tokens.ids))
     tokens[written] = values
-    mean = t.gather(tokens) / np.maximum(np.nan_to_num(t.gather(np.ones(len(tokens)))), 1)
-    earned = process * np.nan_to_num(t.gather(t["token:implicit"])) + outcome * t.reward
-    return {"token:advantage": tokens, "advantage": np.nan_to_num(mean), "step_reward": earned}
+    length = np.bincount(t.tokens.row[learned], minlength=len(t))
+    mean = by_turn.sum(values) / np.maximum(length, 1)
+    earned = process * by_turn.sum(reward) + outcome * t.reward
+    return {"token:advantage": tokens, "advantage": mean, "step_reward": earned}
 
 
 def _others(t: TurnTable, values: Array, scored: Array) -> Array:
@@ -87,9 +90,9 @@ def _others(t: TurnTable, values: Array, scored: Array) -> Array:
     return mean
 
 
-def _before(values: Array, episode: Array) -> Array:
+def _before(values: Array, by_episode: Grouping) -> Array:
     """The sum of the values before each within its episode, whose entries are adjacent."""
-    sums = np.cumsum(values) - values
-    first = np.r_[True, episode[1:] != episode[:-1]][: len(episode)]
-    before: Array = sums - sums[np.maximum.accumulate(np.where(first, np.arange(len(episode)), 0))]
+    sums = np.cumsum(np.append(0.0, values))
+    begin = np.cumsum(by_episode.size) - by_episode.size
+    before: Array = sums[:-1] - sums[begin][by_episode.codes]
     return before
