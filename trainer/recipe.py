@@ -103,7 +103,7 @@ class Recipe(Section):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"recipe {path}: {error.strerror}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from None
         return cls.read(content, f"recipe {name_or_path}")
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from turnwise.agents.chat_renderer import renderer_for
 from turnwise.agents.renderer import Renderer
 from turnwise.agents.rollout import RolloutPlan, rollout
 from turnwise.agents.scripted import imperfect
 from turnwise.agents.store import read_episodes, write_episodes
-from turnwise.agents.tokenizer import build_tokenizer
+from turnwise.agents.tokenizer import build_tokenizer, load_tokenizer
 from turnwise.agents.torch import Engine, init_model, load_model
 from turnwise.agents.torch.model import resolve_device
 from turnwise.agents.torch_policy import TorchPolicy
@@ -100,6 +100,7 @@ def _check_model(recipe: Recipe) -> None:
         case FolderModel(path=path):
             if not (Path(path) / "config.json").is_file():
                 raise UsageError(f"recipe {recipe.name}: model.path={path!r} has no config.json")
+            load_tokenizer(Path(path))
         case TinyModel(hidden_size=size, heads=heads, kv_heads=kv_heads):
             if heads % kv_heads or size < 2 * heads or size // heads % 2:
                 raise UsageError(
@@ -211,17 +212,12 @@ async def demonstrate(plan: Plan, folder: Path, envs: LocalEnvs, watcher: Watche
 def _tokenizer(plan: Plan, folder: Path, saved: Path | None, shown: list[Episode]) -> PreTrainedTokenizerBase:
     recipe = plan.recipe
     if saved is not None:
-        return _load_tokenizer(saved / "model")
+        return load_tokenizer(saved / "model")
     if (folder / TOKENIZER).is_dir():
-        return _load_tokenizer(folder / TOKENIZER)
+        return load_tokenizer(folder / TOKENIZER)
     if isinstance(recipe.model, FolderModel):
-        return _load_tokenizer(Path(recipe.model.path))
+        return load_tokenizer(Path(recipe.model.path))
     return build_tokenizer(transcript(shown, type(plan.env)))
-
-
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer
 
 
 def _model(recipe: Recipe, saved: Path | None, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -46,7 +46,8 @@ async def warm_start(run: TrainingLoop) -> None:
             if start >= settings.max_steps:
                 raise GateMissed(
                     f"warm start: sampled {measure} is {progress.gauge:.1%} after {settings.max_steps} "
-                    f"steps, the gate is {gate:.1%}; raise warm_start.max_steps or .demonstrations"
+                    f"steps, the gate is {gate:.1%}; raise warm_start.max_steps or .demonstrations, or lower "
+                    "the gate"
                 )
             count = min(settings.check_every, settings.max_steps - start)
             loss = await asyncio.to_thread(_round, run, imitator, start, count)

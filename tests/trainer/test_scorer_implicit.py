@@ -265,7 +265,7 @@ def test_it_goes_on_from_a_checkpoint_as_if_unbroken(lab: Any, fresh: Any) -> No
     )
 
 
-IMPLICIT = {
+IMPLICIT: dict[str, Any] = {
     "scorers": [{"kind": "implicit", "beta": 1.0, "lr": 1e-3, "replay": 8, "minibatch": 4}],
     "credit": [
         "outcome",
@@ -274,7 +274,7 @@ IMPLICIT = {
         {"kind": "fuse", "of": {"episode_advantage": 1.0, "step_advantage": 0.5}},
     ],
 }
-PRIME = {
+PRIME: dict[str, Any] = {
     "scorers": [IMPLICIT["scorers"][0] | {"loss": "cross_entropy", "reference": "initial"}],
     "credit": ["prime"],
 }
