@@ -50,7 +50,11 @@ CONFIG = {
 def fresh() -> Callable[[int], PreTrainedModel]:
     """Small models, the same for the same seed."""
     made = {seed: init_model(CONFIG, seed=seed, device="cpu") for seed in (1, 2)}
-    return lambda seed=1: copy.deepcopy(made[seed])
+
+    def copied(seed: int = 1) -> PreTrainedModel:
+        return copy.deepcopy(made[seed])
+
+    return copied
 
 
 def scorer(model: PreTrainedModel, **settings: Any) -> ImplicitScorer:

@@ -75,7 +75,9 @@ class ImplicitScorer:
         self.seed = seed
         self.initial = copy.deepcopy(model) if settings.reference == "initial" else None
         self.memory: list[Group] = []
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0, foreach=True)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.lr, weight_decay=0.0, foreach=True
+        )
 
     def step(self, table: TurnTable, number: int) -> Scored:
         """Score and learn, in the order that the recipe says."""
