@@ -44,6 +44,7 @@ NEEDS_EXTRA = (
     "turnwise.trainer.imitation",
     "turnwise.trainer.learner",
     "turnwise.trainer.loss",
+    "turnwise.trainer.scorers.critics",
     "turnwise.trainer.scorers.implicit",
     "turnwise.trainer.scorers.scorer",
     "turnwise.trainer.scorers.trajectories",

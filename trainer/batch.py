@@ -48,17 +48,19 @@ class TrainingData:
     offsets: Array
     """Sequence ``i`` is ``offsets[i]:offsets[i + 1]`` of the columns above."""
     chosen: Array
-    """Sequences with any advantage other than 0; the others give no gradient and are left out."""
+    """Sequences with something to teach."""
 
     @classmethod
-    def of(cls, table: TurnTable) -> TrainingData:
+    def of(cls, table: TurnTable, *, zeros: bool = False) -> TrainingData:
         """Of a table with an ``advantage`` column, or with one per token, ``token:advantage``, which is
-        then what counts; ``weight`` multiplies it."""
+        then what counts; ``weight`` multiplies it. Sequences whose advantages are all 0 are left out,
+        unless ``zeros`` says that these have a gradient too."""
         order = table.sequences()
         advantages = _per_token(table)[order.tokens]
         trainable = table.tokens.trainable[order.tokens] & order.owned
         trainable[order.offsets[:-1]] = False  # nothing comes before it that it could follow from
-        teaches = np.add.reduceat((trainable & (advantages != 0)).astype(np.int64), order.offsets[:-1]) > 0
+        telling = trainable if zeros else trainable & (advantages != 0)
+        teaches = np.add.reduceat(telling.astype(np.int64), order.offsets[:-1]) > 0
         return cls(
             ids=table.tokens.ids[order.tokens],
             trainable=trainable,
@@ -89,6 +91,11 @@ class TrainingData:
     def trainable_tokens(self, sequences: Array) -> int:
         """How many tokens of these sequences the loss is over."""
         return int(sum(self.trainable[self.offsets[s] : self.offsets[s + 1]].sum() for s in sequences))
+
+    def trainable_turns(self, sequences: Array) -> int:
+        """How many turns these tokens are of."""
+        places = np.concatenate([np.arange(self.offsets[s], self.offsets[s + 1]) for s in sequences])
+        return len(np.unique(self.rows[places[self.trainable[places]]]))
 
     def _pad(self, sequences: Array, device: torch.device) -> TokenBatch:
         lengths = self.offsets[sequences + 1] - self.offsets[sequences]

@@ -1,8 +1,8 @@
 """The policy update: from a table with advantages to new weights.
 
 One optimiser step per minibatch of episodes. A minibatch may be computed in several forward passes
-(``max_tokens`` places each); the loss is divided by the minibatch's trainable tokens before it is
-summed, so neither padding nor that division changes the gradient.
+(``max_tokens`` places each); the loss is divided by the minibatch's trainable tokens, or its turns where
+these are regressed on, before it is summed, so neither padding nor that division changes the gradient.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from turnwise.agents.torch import sequence_logprobs
 from turnwise.trainer.batch import TokenBatch, TrainingData
-from turnwise.trainer.loss import clipped_policy_loss
-from turnwise.trainer.recipe import ClipLoss, Optimizer
+from turnwise.trainer.loss import PolicyLoss, clipped_policy_loss, regression_loss, weighted_loss
+from turnwise.trainer.recipe import ClipLoss, LossSection, Optimizer, RegressionLoss, WeightedLoss
 from turnwise.trainer.table import TurnTable
 
 LOWER_RATE = "lower optimizer.lr or check the rewards"
@@ -40,6 +41,7 @@ class UpdateStats:
     grad_norm: float = 0.0
     """Before clipping."""
     clipped: float = 0.0
+    """Share of tokens where a bound was active: the clip, or the cap of a weight."""
     kl: float = 0.0
     tokens: int = 0
     """Tokens trained on, epochs counted."""
@@ -56,10 +58,18 @@ class StepStats(NamedTuple):
     gap: float
 
 
+class Size(NamedTuple):
+    """Of one optimiser step."""
+
+    tokens: int
+    actions: int
+    """What the loss is divided by: tokens, or turns where these are regressed on."""
+
+
 class Learner:
     """A model and its optimiser."""
 
-    def __init__(self, model: PreTrainedModel, settings: Optimizer, loss: ClipLoss) -> None:
+    def __init__(self, model: PreTrainedModel, settings: Optimizer, loss: LossSection) -> None:
         self.model = model
         self.settings = settings
         self.loss = loss
@@ -80,13 +90,15 @@ class Learner:
         max_gap: float,
         max_norm: float = math.inf,
     ) -> UpdateStats:
-        """Train on every turn with an advantage. ``temperature`` is what the tokens were sampled at.
+        """Train on every sequence that the loss has a gradient for. ``temperature`` is what the tokens were
+        sampled at.
 
         Raises :class:`DivergedError` before a step that is not finite, or whose gradient norm is above
         ``max_norm``, would be taken, and before the first where log-probabilities differ from the rollout's
         by more than ``max_gap`` on average.
         """
-        data = TrainingData.of(table)
+        data = TrainingData.of(table, zeros=not isinstance(self.loss, ClipLoss))
+        by_turn = isinstance(self.loss, RegressionLoss) and self.loss.ratio == "turn"
         rng = np.random.default_rng(seed)
         rows: list[StepStats] = []
         tokens = 0
@@ -94,8 +106,9 @@ class Learner:
             for minibatch in data.minibatches(self.settings.minibatch, rng):
                 count = data.trainable_tokens(minibatch)
                 batches = data.batches(minibatch, self.settings.max_tokens, self.model.device)
+                size = Size(count, data.trainable_turns(minibatch) if by_turn else count)
                 gap = max_gap if not rows else math.inf
-                rows.append(self._step(batches, count, temperature, gap, max_norm))
+                rows.append(self._step(batches, size, temperature, gap, max_norm))
                 tokens += count
         if not rows:
             return UpdateStats()
@@ -103,25 +116,16 @@ class Learner:
         return UpdateStats(rows[0].gap, loss, norm, clipped, kl, tokens, len(rows))
 
     def _step(
-        self, batches: Iterable[TokenBatch], count: int, temperature: float, max_gap: float, max_norm: float
+        self, batches: Iterable[TokenBatch], size: Size, temperature: float, max_gap: float, max_norm: float
     ) -> StepStats:
         self.optimizer.zero_grad(set_to_none=True)
         total = clipped = kl = gap = 0.0
         for batch in batches:
             logprobs = sequence_logprobs(self.model, batch.ids, temperature=temperature)
             taken = logprobs.flatten()[batch.places]
-            result = clipped_policy_loss(
-                taken,
-                batch.old_logprobs,
-                batch.advantages,
-                batch.turns,
-                ratio=self.loss.ratio,
-                low=self.loss.low,
-                high=self.loss.high,
-                count=count,
-            )
+            result = self._loss(taken, batch, size.actions)
             torch.autograd.backward(result.loss)
-            share = len(batch) / count
+            share = len(batch) / size.tokens
             total += result.loss.item()
             clipped += share * result.clipped.item()
             kl += share * result.kl.item()
@@ -133,6 +137,19 @@ class Learner:
             )
         norm = take_step(self.optimizer, total, self.settings.grad_clip, LOWER_RATE, max_norm)
         return StepStats(total, norm, clipped, kl, gap)
+
+    def _loss(self, taken: Tensor, batch: TokenBatch, count: int) -> PolicyLoss:
+        """Of the log-probabilities of a batch's trainable tokens; ``count`` is what the sum is divided by."""
+        old, advantages, turns = batch.old_logprobs, batch.advantages, batch.turns
+        match self.loss:
+            case ClipLoss(ratio=ratio, low=low, high=high):
+                return clipped_policy_loss(
+                    taken, old, advantages, turns, ratio=ratio, low=low, high=high, count=count
+                )
+            case RegressionLoss(ratio=ratio, beta=beta):
+                return regression_loss(taken, old, advantages, turns, ratio=ratio, beta=beta, count=count)
+            case WeightedLoss(beta=beta, cap=cap):
+                return weighted_loss(taken, old, advantages, beta=beta, cap=cap, count=count)
 
 
 def take_step(

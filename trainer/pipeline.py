@@ -17,6 +17,7 @@ import numpy as np
 
 from turnwise.envs.errors import UsageError
 from turnwise.trainer.grouping import Array
+from turnwise.trainer.scorers.sections import scorer_giving
 from turnwise.trainer.stage import BoundStage, State, stages
 from turnwise.trainer.table import TurnTable
 
@@ -160,6 +161,9 @@ def _remedy(need: str, providers: Mapping[str, str], base: Sequence[str]) -> str
         return f"but the environment declares {', '.join(declared) or f'no {family}s'}"
     if need in ("progress", "potential_before", "potential_after"):
         return "but the environment declares no milestones to measure progress with"
+    scorer = scorer_giving(need)
+    if scorer:
+        return f"which a scorer gives; add scorers: [{{kind: {scorer}}}]"
     could = _could_provide(need)
     if could:
         return f"which nothing here provides; add one of: {', '.join(could)}"

@@ -26,12 +26,15 @@ from turnwise.trainer.sections import (
     Evaluate,
     FolderModel,
     Guards,
+    LossSection,
     ModelSection,
     Optimizer,
+    RegressionLoss,
     Rollout,
     StageRef,
     TinyModel,
     WarmStart,
+    WeightedLoss,
 )
 
 __all__ = [
@@ -39,12 +42,15 @@ __all__ = [
     "Evaluate",
     "FolderModel",
     "Guards",
+    "LossSection",
     "Optimizer",
     "Recipe",
+    "RegressionLoss",
     "Rollout",
     "StageRef",
     "TinyModel",
     "WarmStart",
+    "WeightedLoss",
     "built_in",
     "parse_settings",
 ]
@@ -71,7 +77,7 @@ class Recipe(Section):
     """Imitation first; null where the model already succeeds at times."""
     rollout: Rollout = Rollout()
     optimizer: Optimizer = Optimizer()
-    loss: ClipLoss = ClipLoss()
+    loss: LossSection = ClipLoss()
     steps: PositiveInt = 40
     """Training steps, each of ``rollout.tasks * rollout.group`` episodes."""
     evaluate: Evaluate = Evaluate()
@@ -137,13 +143,20 @@ class Recipe(Section):
         """The stages in order, for an environment that gives these columns
         (:func:`~turnwise.trainer.columns.base_columns`), to which the recipe's scorers add theirs. Raises
         ``UsageError`` for a graph that cannot work."""
+        given = list(env_columns)
+        for scorer in self.scorers:
+            if not set(scorer.needs) <= set(given):
+                raise UsageError(
+                    f"recipe {self.name}: scorers: {scorer.kind} learns progress, and the environment "
+                    "declares no milestones; give it some, or set potential: false"
+                )
         scored = [column for scorer in self.scorers for column in scorer.columns]
         twice = [name for name, count in Counter(scored).items() if count > 1]
         if twice:
             raise UsageError(f"recipe {self.name}: scorers: two of them give {twice[0]!r}; keep one")
         try:
             stages = [ref.bind() for ref in self.credit]
-            return Pipeline.build(stages, [*env_columns, *scored], self.rollout.group)
+            return Pipeline.build(stages, [*given, *scored], self.rollout.group)
         except UsageError as error:
             raise UsageError(f"recipe {self.name}: credit: {error}") from None
 

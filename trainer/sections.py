@@ -172,6 +172,31 @@ class ClipLoss(Section):
     """The ratio is clipped above ``1 + high``."""
 
 
+class RegressionLoss(Section):
+    """Regression of the log-ratio on the advantage: ``(beta log(pi / pi_ref) - A)^2``, with the policy that
+    sampled as ``pi_ref``. The actor of MiRA (arXiv 2603.19685), in a form inferred from its family."""
+
+    kind: Literal["regression"] = "regression"
+    ratio: Literal["token", "turn"] = "turn"
+    """What the log-ratio is taken of: each token, or the whole turn as one action."""
+    beta: PositiveFloat = 1.0
+    """An advantage of ``beta`` is to make an action ``e`` times as likely: the larger, the closer the policy
+    stays. The paper's value is not known; 1 suits advantages of deviation 1."""
+
+
+class WeightedLoss(Section):
+    """Imitation weighted by the advantage: ``-exp(A / beta) log pi`` (AWR, arXiv 1910.00177)."""
+
+    kind: Literal["weighted"] = "weighted"
+    beta: PositiveFloat = 1.0
+    """How much better an action must be to weigh ``e`` times as much."""
+    cap: PositiveFloat = 20.0
+    """The largest weight."""
+
+
+LossSection: TypeAlias = Annotated[ClipLoss | RegressionLoss | WeightedLoss, Field(discriminator="kind")]
+
+
 class Evaluate(Section):
     """Evaluation during training."""
 

@@ -68,6 +68,8 @@ class Sequences:
     offsets: Array
     owned: Array
     """Per entry: False where another, earlier sequence already trains this token of a shared turn."""
+    rows: Array
+    """Per entry: the row of its turn."""
     episode: Array
     """Episode code of each sequence."""
 
@@ -272,12 +274,14 @@ class TurnTable:
         length = (self.tokens.stop - self.tokens.start)[rows]
         ends = np.cumsum(length)
         tokens = np.arange(int(length.sum())) + np.repeat(self.tokens.start[rows] - ends + length, length)
+        of_turn = np.repeat(rows, length)
         keys = np.stack([self.episode_id[rows], self.thread_id[rows]])
         begins = np.flatnonzero(np.any(np.diff(keys, axis=1, prepend=-1) != 0, axis=0))
         return Sequences(
             tokens=tokens,
             offsets=np.append((ends - length)[begins], len(tokens)),
-            owned=self.tokens.row[tokens] == np.repeat(rows, length),
+            owned=self.tokens.row[tokens] == of_turn,
+            rows=of_turn,
             episode=self.episode_id[rows][begins],
         )
 

@@ -79,6 +79,15 @@ def test_a_sequence_without_advantages_is_left_out(lab: SimpleNamespace) -> None
     assert TrainingData.of(with_advantages(table, [0] * 4)).chosen.tolist() == []
 
 
+def test_a_sequence_without_advantages_stays_where_zeros_teach(lab: SimpleNamespace) -> None:
+    forced = lab.turn("c", "g", 0, spans=(lab.env_span(1), Span((22,), "forced"), lab.env_span(1)))
+    table = lab.table(lab.episode("a", "g", 2), lab.episode("b", "g", 1), lab.episode("c", "g", [forced]))
+    data = TrainingData.of(with_advantages(table, [0] * 4), zeros=True)
+    assert data.chosen.tolist() == [0, 1]
+    assert data.trainable_turns(data.chosen) == 3
+    assert data.trainable_turns(data.chosen[1:]) == 1
+
+
 def test_an_empty_table_has_nothing_to_teach(lab: SimpleNamespace) -> None:
     assert TrainingData.of(with_advantages(lab.table())).chosen.tolist() == []
 

@@ -57,6 +57,12 @@ CREDIT: dict[str, list[Any]] = {
         {"kind": "fuse", "of": {"episode_advantage": 1.0, "step_advantage": 1.0}},
     ],
     "prime": ["prime"],
+    "mira": [
+        "outcome",
+        {"kind": "shaping", "potential": "predicted_potential"},
+        "doubly_robust",
+        "scale",
+    ],
 }
 
 
@@ -70,22 +76,30 @@ WITHIN_GROUPS = [name for name in CREDIT if compares_within_groups(name)]
 each = pytest.mark.parametrize("name", CREDIT)
 
 
-def with_implicit(table: TurnTable, mixed_only: bool = False) -> TurnTable:
-    """With an implicit reward that depends on a token and its turn's place alone; some turns have none, and
-    with ``mixed_only`` neither has a group whose episodes all have one score."""
+def with_scores(table: TurnTable, mixed_only: bool = False) -> TurnTable:
+    """With what scorers give: critics that see a state's place and milestones, and an implicit reward that
+    depends on a token and its turn's place alone; some turns have none, and with ``mixed_only`` neither has
+    a group whose episodes all have one score."""
     place, ids = table.index[table.tokens.row], table.tokens.ids
     mixed = ~table.by_group.alike(table.outcome)[table.group_id[table.tokens.row]]
     reward = np.where((place % 7 == 3) | (mixed_only & ~mixed), np.nan, np.sin(3.0 * place + ids))
-    return table.with_columns({"token:implicit": reward, "implicit": table.gather(reward)})
+    columns = {"token:implicit": reward, "implicit": table.gather(reward)}
+    following = np.where(table.last, np.arange(len(table)), np.arange(len(table)) + 1)
+    for name, pitch in (("success", 2.0), ("predicted_potential", 5.0)):
+        before = np.sin(pitch * table.index + table.potential_before) ** 2
+        columns |= {f"{name}_before": before, f"{name}_after": before[following]}
+    return table.with_columns(columns)
 
 
 def pipeline(lab: Lab, name: str) -> Pipeline:
-    recipe = Recipe.load("quickstart").override(credit=CREDIT[name], scorers=[{"kind": "implicit"}])
+    recipe = Recipe.load("quickstart").override(
+        credit=CREDIT[name], scorers=[{"kind": "implicit"}, {"kind": "critics"}]
+    )
     return recipe.pipeline(base_columns(lab.milestones, lab.channels))
 
 
 def credit_by_turn(lab: Lab, name: str, table: TurnTable) -> dict[str, float]:
-    advantage = pipeline(lab, name).run(with_implicit(table), {}).advantage
+    advantage = pipeline(lab, name).run(with_scores(table), {}).advantage
     return dict(zip(table.names["turn_id"][table.turn_id], advantage.tolist(), strict=True))
 
 
@@ -129,7 +143,7 @@ def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.Da
     scored = {turn.index: {term.channel: term.value for term in turn.record.terms} for turn in model.turns}
     like = (len(model.turns), model.score, model.end, reached, scored)
     copies = [lab.episode(f"c{i}", "c", *like) for i in range(size)]
-    table = with_implicit(lab.table(*copies), mixed_only=True)
+    table = with_scores(lab.table(*copies), mixed_only=True)
     result = pipeline(lab, name).run(table, {})
     assert not result.advantage.any()
     assert not table.expand(result.advantage).any()
@@ -140,7 +154,7 @@ def test_a_group_all_alike_gets_exactly_nothing(lab: Lab, name: str, data: st.Da
 @quick
 @given(data=st.data())
 def test_single_precision_gives_the_same_credit(lab: Lab, name: str, data: st.DataObject) -> None:
-    table = with_implicit(lab.table(*data.draw(lab.batches())))
+    table = with_scores(lab.table(*data.draw(lab.batches())))
     narrow = {n: c.astype(np.float32) for n, c in table.columns.items() if c.dtype == np.float64}
     wide = pipeline(lab, name).run(table, {}).advantage
     np.testing.assert_allclose(
@@ -152,7 +166,7 @@ def test_single_precision_gives_the_same_credit(lab: Lab, name: str, data: st.Da
 @quick
 @given(data=st.data())
 def test_credit_reaches_the_learners_tokens_and_no_others(lab: Lab, name: str, data: st.DataObject) -> None:
-    table = with_implicit(lab.table(*data.draw(lab.batches())))
+    table = with_scores(lab.table(*data.draw(lab.batches())))
     advantage = pipeline(lab, name).run(table, {}).advantage
     tokens, trainable = table.expand(advantage), table.tokens.trainable
     assert not tokens[~trainable].any()

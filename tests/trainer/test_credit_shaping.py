@@ -25,8 +25,23 @@ FINISHED = st.just(EndReason.SUBMITTED)
 gammas = st.sampled_from([0.0, 0.5, 0.95, 1.0])
 
 
-def shaped(lab: Lab, table: TurnTable, gamma: float) -> TurnTable:
-    return lab.run("shaping", lab.run("outcome", table), gamma=gamma)
+POTENTIALS = st.sampled_from([("potential", 1.0), ("predicted_potential", 1.0), ("predicted_potential", 0.3)])
+"""Which potential, and its weight."""
+
+
+def shaped(
+    lab: Lab, table: TurnTable, gamma: float, potential: tuple[str, float] = ("potential", 1.0)
+) -> TurnTable:
+    name, weight = potential
+    return lab.run("shaping", lab.run("outcome", table), gamma=gamma, potential=name, weight=weight)
+
+
+def predicted(table: TurnTable) -> TurnTable:
+    """With what a model says of progress: some number for every state, the same after a turn as before the
+    next."""
+    before = np.sin(3.0 * np.arange(len(table)) + table.potential_before) ** 2
+    after = np.where(table.last, 0.4, np.append(before[1:], 0.0))
+    return table.with_columns({"predicted_potential_before": before, "predicted_potential_after": after})
 
 
 def with_value(table: TurnTable, of: str, value: Any, after: Any) -> TurnTable:
@@ -35,29 +50,31 @@ def with_value(table: TurnTable, of: str, value: Any, after: Any) -> TurnTable:
 
 
 @quick
-@given(data=st.data(), gamma=gammas)
+@given(data=st.data(), gamma=gammas, potential=POTENTIALS)
 def test_shaped_return_is_the_raw_one_minus_the_potential(
-    lab: Lab, data: st.DataObject, gamma: float
+    lab: Lab, data: st.DataObject, gamma: float, potential: tuple[str, float]
 ) -> None:
-    table = shaped(lab, lab.table(*data.draw(lab.batches(FINISHED))), gamma)
+    table = shaped(lab, predicted(lab.table(*data.draw(lab.batches(FINISHED)))), gamma, potential)
     raw = table.return_to_go(table.reward, gamma)
     left = table.return_to_go(table.shaped_reward, gamma)
-    np.testing.assert_allclose(left, raw - table.potential_before, atol=1e-12)
+    name, weight = potential
+    np.testing.assert_allclose(left, raw - weight * table[f"{name}_before"], atol=1e-12)
 
 
 @quick
-@given(data=st.data(), gamma=gammas, lam=st.sampled_from([0.0, 0.9, 1.0]))
+@given(data=st.data(), gamma=gammas, lam=st.sampled_from([0.0, 0.9, 1.0]), potential=POTENTIALS)
 def test_shaped_differences_without_value_are_raw_ones_with_the_potential_as_value(
-    lab: Lab, data: st.DataObject, gamma: float, lam: float
+    lab: Lab, data: st.DataObject, gamma: float, lam: float, potential: tuple[str, float]
 ) -> None:
     """Also for episodes that were cut off, where both bootstrap from the same state."""
-    table = shaped(lab, lab.table(*data.draw(lab.batches())), gamma)
+    table = shaped(lab, predicted(lab.table(*data.draw(lab.batches()))), gamma, potential)
     nothing = with_value(table, "shaped_reward", 0.0, 0.0)
-    after = np.where(table.terminal, 0.0, table.potential_after)
-    potential = with_value(table, "step_reward", table.potential_before, after)
+    name, weight = potential
+    before, after = (weight * table[f"{name}_{side}"] for side in ("before", "after"))
+    as_value = with_value(table, "step_reward", before, np.where(table.terminal, 0.0, after))
     options = {"gamma": gamma, "lam": lam, "into": "advantage"}
     left = lab.run("gae", nothing, of="shaped_reward", **options).advantage
-    right = lab.run("gae", potential, of="step_reward", **options).advantage
+    right = lab.run("gae", as_value, of="step_reward", **options).advantage
     np.testing.assert_allclose(left, right, atol=1e-12)
 
 

@@ -27,7 +27,7 @@ from turnwise.agents.trajectory import Episode, Sampling, Span
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
 from turnwise.trainer.learner import DivergedError, Learner, UpdateStats
-from turnwise.trainer.recipe import ClipLoss, Optimizer
+from turnwise.trainer.recipe import ClipLoss, LossSection, Optimizer, RegressionLoss, WeightedLoss
 from turnwise.trainer.table import TurnTable
 
 NO_LIMIT = math.inf
@@ -55,7 +55,7 @@ def fresh() -> Callable[[], PreTrainedModel]:
     return lambda: copy.deepcopy(model)
 
 
-def plain_learner(model: PreTrainedModel, loss: ClipLoss | None = None, **settings: int) -> Learner:
+def plain_learner(model: PreTrainedModel, loss: LossSection | None = None, **settings: int) -> Learner:
     learner = Learner(model, Optimizer(grad_clip=1e9, **{"minibatch": 100, **settings}), loss or ClipLoss())
     learner.optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     return learner
@@ -136,6 +136,48 @@ def test_the_update_against_a_plain_loop(
     assert stats.grad_norm == pytest.approx(float(expected.norm()), rel=1e-4)
     assert 0 < stats.clipped < 1
     assert stats.kl > 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        RegressionLoss(beta=0.5),
+        RegressionLoss(beta=0.5, ratio="token"),
+        WeightedLoss(beta=0.5, cap=2.0),
+    ],
+)
+def test_regression_and_weights_against_a_plain_loop(
+    lab: SimpleNamespace, fresh: Callable[[], PreTrainedModel], loss: RegressionLoss | WeightedLoss
+) -> None:
+    """An advantage of 0 is a target, or a weight of 1: an episode of nothing else has a gradient too. One
+    sequence at a time is the same as all at once."""
+    table = sampled(lab, fresh(), shift=0.2)
+    table = table.with_columns({"advantage": np.where(table.episode_id == 2, 0.0, table["advantage"])})
+    model = fresh()
+    tokens, terms = table.tokens, []
+    for row in range(len(table)):
+        first = int(tokens.start[row - int(table.index[row])])
+        ids = torch.tensor(tokens.ids[first : tokens.stop[row]])
+        written = np.flatnonzero(tokens.trainable[first : tokens.stop[row]])
+        written = written[written >= tokens.start[row] - first]
+        logprobs = sequence_logprobs(model, ids[None])[0, written - 1]
+        log_ratio = logprobs - torch.tensor(tokens.logprobs[first + written])
+        advantage = float(table["advantage"][row])
+        match loss:
+            case RegressionLoss(ratio="turn"):
+                terms.append((0.5 * log_ratio.sum() - advantage)[None] ** 2)
+            case RegressionLoss():
+                terms.append((0.5 * log_ratio - advantage) ** 2)
+            case WeightedLoss():
+                terms.append(-min(math.exp(advantage / 0.5), 2.0) * logprobs)
+    total = torch.cat(terms).mean()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, list(model.parameters()))])
+    for places in (1, 10_000):
+        stats, gradient = update(plain_learner(fresh(), loss, max_tokens=places), table)
+        assert stats.loss == pytest.approx(total.item(), rel=1e-5)
+        assert torch.allclose(gradient, expected, atol=1e-5, rtol=1e-4)
+        assert (stats.clipped > 0) == isinstance(loss, WeightedLoss)
+        assert stats.tokens == tokens.trainable.sum()
 
 
 def test_dividing_a_minibatch_does_not_change_the_gradient(

@@ -1,4 +1,4 @@
-"""The clipped loss against arithmetic by hand and against a plain loop."""
+"""The losses of the policy against arithmetic by hand and against plain loops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnwise.trainer.loss import PolicyLoss, Ratio, clipped_policy_loss
+from turnwise.trainer.loss import PolicyLoss, Ratio, clipped_policy_loss, regression_loss, weighted_loss
 
 
 def loss_of(
@@ -133,3 +133,115 @@ def test_parts_add_up_when_no_turn_is_divided(
         return loss_of(log_ratios, advantages, turns, ratio=ratio, count=count).loss.item()
 
     assert part(ordered[:edge]) + part(ordered[edge:]) == pytest.approx(part(ordered), abs=1e-9, rel=1e-9)
+
+
+# ---------------------------------------------------------------- regression
+
+
+def regression_of(
+    log_ratios: list[float],
+    advantages: list[float],
+    turns: list[int],
+    *,
+    ratio: Ratio = "turn",
+    beta: float = 1.0,
+    count: float = 1.0,
+) -> PolicyLoss:
+    """With old log-probabilities of -1."""
+    old = torch.full((len(log_ratios),), -1.0, dtype=torch.float64)
+    return regression_loss(
+        old + torch.tensor(log_ratios, dtype=torch.float64),
+        old,
+        torch.tensor(advantages, dtype=torch.float64),
+        torch.tensor(turns),
+        ratio=ratio,
+        beta=beta,
+        count=count,
+    )
+
+
+def test_regression_by_hand() -> None:
+    """Turn 0: log-ratio 0.5 + 0.25, so (0.5 * 0.75 - 2)^2; turn 1: (0.5 * -1 + 3)^2."""
+    batch = ([0.5, -1.0, 0.25], [2.0, -3.0, 2.0], [0, 1, 0])
+    by_turn = regression_of(*batch, beta=0.5, count=2)
+    assert by_turn.loss.item() == pytest.approx((1.625**2 + 2.5**2) / 2)
+    assert by_turn.clipped.item() == 0.0
+    by_token = regression_of(*batch, ratio="token", beta=0.5, count=3)
+    assert by_token.loss.item() == pytest.approx((1.75**2 + 2.5**2 + 1.875**2) / 3)
+    assert by_token.kl.item() == by_turn.kl.item() > 0
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.integers(0, 3)), min_size=1, max_size=12), st.floats(0.1, 3))
+def test_on_policy_all_losses_go_the_way_of_the_policy_gradient(
+    batch: list[tuple[float, int]], beta: float
+) -> None:
+    """At ratio 1 the gradient of the clipped loss is -A a token; regression's is 2 beta times that. The
+    weighted loss's differs by a constant, to first order in A."""
+    by_turn = {turn: advantage for advantage, turn in batch}  # one advantage a turn
+    turns = torch.tensor([turn for _, turn in batch])
+    advantages = torch.tensor([by_turn[turn] for _, turn in batch], dtype=torch.float64)
+    old = torch.full_like(advantages, -1.0)
+    logprobs = old.clone().requires_grad_()
+    kinds: tuple[Ratio, ...] = ("token", "turn")
+    for kind in kinds:
+        loss = regression_loss(logprobs, old, advantages, turns, ratio=kind, beta=beta, count=1).loss
+        (gradient,) = torch.autograd.grad(loss, logprobs)
+        assert torch.allclose(gradient, -2 * beta * advantages)
+    small = 1e-4 * advantages
+    loss = weighted_loss(logprobs, old, small, beta=beta, cap=20.0, count=1).loss
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert torch.allclose(gradient, -1 - small / beta, atol=1e-5)
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 3), st.integers(1, 4))
+def test_regression_is_at_rest_where_the_log_ratio_is_the_advantage_over_beta(
+    advantage: float, beta: float, tokens: int
+) -> None:
+    """Where the clipped loss would push on to its bound and the weighted one for ever."""
+    share = advantage / beta / tokens
+    result = regression_of([share] * tokens, [advantage] * tokens, [0] * tokens, beta=beta)
+    assert result.loss.item() == pytest.approx(0.0, abs=1e-9)
+
+
+@given(BATCH, st.sampled_from(["token", "turn"]), st.floats(0.1, 3.0))
+def test_regression_against_a_plain_loop(
+    batch: list[tuple[float, float, int]], ratio: Ratio, beta: float
+) -> None:
+    actions = [[entry] for entry in batch]
+    if ratio == "turn":
+        actions = [[e for e in batch if e[2] == turn] for turn in sorted({e[2] for e in batch})]
+    expected = sum((beta * sum(r for r, _, _ in a) - np.mean([v for _, v, _ in a])) ** 2 for a in actions)
+    log_ratios, advantages, turns = (list(column) for column in zip(*batch, strict=True))
+    places = {
+        turn: number for number, turn in enumerate(sorted(set(turns)))
+    }  # numbered from 0, as in a batch
+    result = regression_of(
+        log_ratios, advantages, [places[t] for t in turns], ratio=ratio, beta=beta, count=7.0
+    )
+    assert result.loss.item() == pytest.approx(expected / 7.0, abs=1e-12, rel=1e-9)
+
+
+# ---------------------------------------------------------------- weighted
+
+
+def test_weights_by_hand() -> None:
+    """exp(A / beta) with beta 0.5: e^2, e^-2, and e^8, which the cap makes 20."""
+    logprobs = torch.tensor([-1.0, -2.0, -3.0], dtype=torch.float64)
+    result = weighted_loss(
+        logprobs,
+        logprobs,
+        torch.tensor([1.0, -1.0, 4.0], dtype=torch.float64),
+        beta=0.5,
+        cap=20.0,
+        count=3.0,
+    )
+    assert result.loss.item() == pytest.approx((math.exp(2) + 2 * math.exp(-2) + 60) / 3)
+    assert result.clipped.item() == pytest.approx(1 / 3)
+    assert result.kl.item() == 0.0
+
+
+def test_an_advantage_too_large_for_exp_weighs_the_cap() -> None:
+    logprobs = torch.tensor([-1.0]).requires_grad_()
+    loss = weighted_loss(logprobs, logprobs, torch.tensor([1e4]), beta=1.0, cap=20.0, count=1.0).loss
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert (loss.item(), gradient.item()) == (20.0, -20.0)

@@ -86,7 +86,7 @@ def test_a_circle_is_named() -> None:
 def test_shaping_without_its_critic_is_refused_with_the_reason(stages: tuple[Any, ...]) -> None:
     with pytest.raises(UsageError, match=r"punished in proportion.*collapsed in 5 of 5 seeds") as error:
         build(*stages)
-    assert "value:shaped_reward' (critic)" in str(error.value)
+    assert "value:shaped_reward' (critic, doubly_robust)" in str(error.value)
 
 
 def test_any_channel_will_do_where_all_are_read() -> None:

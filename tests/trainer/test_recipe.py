@@ -12,7 +12,15 @@ import yaml
 
 from turnwise.envs.errors import UsageError
 from turnwise.trainer.columns import base_columns
-from turnwise.trainer.recipe import FolderModel, Recipe, TinyModel, built_in, parse_settings
+from turnwise.trainer.recipe import (
+    FolderModel,
+    Recipe,
+    RegressionLoss,
+    TinyModel,
+    WeightedLoss,
+    built_in,
+    parse_settings,
+)
 from turnwise.trainer.stage import credit
 
 Lab = SimpleNamespace
@@ -102,7 +110,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "unknown kind of model 'tinny'; did you mean 'tiny'? (allowed: folder, tiny)",
     ),
     ({"model": {"kind": "folder"}}, "model.folder.path is missing"),
-    ({"loss.ratio": "tokens"}, "unknown loss.ratio 'tokens'; did you mean 'token'? (allowed: token, turn)"),
+    (
+        {"loss.ratio": "tokens"},
+        "unknown loss.clip.ratio 'tokens'; did you mean 'token'? (allowed: token, turn)",
+    ),
     ({"rollout.group": "many"}, 'rollout.group = "many": Input should be a valid integer'),
     ({"rollout.group": 0}, "rollout.group = 0: Input should be greater than 0"),
     ({"optimizer.lr": float("nan")}, "optimizer.lr = NaN: Input should be a finite number"),
@@ -183,3 +194,20 @@ def test_the_schema_knows_every_stage_and_describes_every_field() -> None:
     assert rollout["tasks"]["description"] == "Tasks per step."
     assert all("description" in field for name, field in rollout.items())
     json.dumps(schema)
+
+
+def test_another_loss_does_not_inherit_the_fields_of_the_last(quickstart: Recipe) -> None:
+    clipped = quickstart.override(**{"loss.ratio": "turn", "loss.high": 0.3})
+    assert clipped.override(**{"loss.kind": "regression"}).loss == RegressionLoss()
+    assert clipped.override(**{"loss.kind": "weighted", "loss.cap": 5}).loss == WeightedLoss(cap=5)
+    with pytest.raises(UsageError, match=r"unknown field in loss\.regression 'cap'"):
+        clipped.override(**{"loss.kind": "regression", "loss.cap": 5})
+    with pytest.raises(UsageError, match=r"kind of loss 'mse' \(allowed: clip, regression, weighted\)"):
+        clipped.override(**{"loss.kind": "mse"})
+
+
+def test_a_column_that_a_scorer_gives_is_answered_with_the_scorer(quickstart: Recipe) -> None:
+    recipe = quickstart.override(credit=["outcome", {"kind": "doubly_robust", "of": "step_reward"}, "scale"])
+    with pytest.raises(UsageError, match=r"which a scorer gives; add scorers: \[{kind: critics}\]"):
+        recipe.pipeline(COLUMNS)
+    assert recipe.override(scorers=[{"kind": "critics"}]).pipeline(COLUMNS).stages

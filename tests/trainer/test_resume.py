@@ -64,16 +64,20 @@ def attempt() -> Iterator[Attempt]:
 
 @pytest.fixture(scope="module")
 def recipe(guess: ModuleType) -> Recipe:
-    """With a stage and a scorer that keep state, several passes, and contexts that outgrow the engine's first
+    """With a stage and scorers that keep state, several passes, and contexts that outgrow the engine's first
     cache."""
     critic, gae = ({"kind": kind, "of": "shaped_reward"} for kind in ("critic", "gae"))
     scale = {"kind": "scale", "into": "turn_advantage"}
     step_advantage = {"kind": "group_norm", "of": "implicit"}
-    both = {"kind": "fuse", "of": {"turn_advantage": 1.0, "step_advantage": 0.3}}
+    robust = {"kind": "doubly_robust", "of": "step_reward", "into": "robust"}
+    all_three = {"kind": "fuse", "of": {"turn_advantage": 1.0, "step_advantage": 0.3, "robust": 0.5}}
     found: Recipe = guess.recipe(
         env="test/guess?talk=30",
-        credit=["outcome", "shaping", critic, gae, scale, step_advantage, both],
-        scorers=[{"kind": "implicit", "beta": 1.0, "lr": 1e-3, "replay": 8, "minibatch": 4}],
+        credit=["outcome", "shaping", critic, gae, scale, step_advantage, robust, all_three],
+        scorers=[
+            {"kind": "implicit", "beta": 1.0, "lr": 1e-3, "replay": 8, "minibatch": 4},
+            {"kind": "critics", "replay": 8, "minibatch": 8},
+        ],
         model={"context": 256},
         optimizer={"epochs": 2},
         steps=3,

@@ -264,6 +264,7 @@ def test_every_episode_reads_its_shared_tokens_and_one_owns_them(lab: Lab, forke
     read = [table.tokens.ids[order.tokens[a:b]].tolist() for a, b in pairwise(order.offsets)]
     assert read == [[t for turn in e.turns for s in turn.spans for t in s.ids] for e in forked]
     assert order.owned.tolist() == [True] * 7 + [False] * 3 + [True] * 4 + [True] * 7
+    assert order.rows.tolist() == [0] * 3 + [1] * 4 + [2] * 3 + [3] * 4 + [4] * 3 + [5] * 4
     assert order.episode.tolist() == [0, 1, 2]
 
 
@@ -278,5 +279,6 @@ def test_a_sub_agent_reads_its_own_sequence(lab: Lab) -> None:
     table = lab.table(lab.episode("a", "g", turns, 1.0))
     order = table.sequences()
     assert table.tokens.row[order.tokens].tolist() == [0] * 3 + [2] * 5 + [1] * 4
+    assert order.rows.tolist() == table.tokens.row[order.tokens].tolist()
     assert order.offsets.tolist() == [0, 8, 12]
     assert table.return_to_go(table.reward, 0.5).tolist() == [0.25, 0.5, 1.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from turnwise.trainer.credit import (
     baseline,
     critic,
+    doubly_robust,
     fuse,
     gae,
     gated,
@@ -21,6 +22,7 @@ from turnwise.trainer.credit import (
 __all__ = [
     "baseline",
     "critic",
+    "doubly_robust",
     "fuse",
     "gae",
     "gated",

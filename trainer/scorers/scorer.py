@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from turnwise.agents.torch import load_model
-from turnwise.trainer.scorers.sections import ImplicitReward, ScorerSection
+from turnwise.trainer.scorers.sections import Critics, ImplicitReward, ScorerSection
 from turnwise.trainer.stage import Columns
 from turnwise.trainer.table import TurnTable
 
@@ -57,6 +57,7 @@ def open_scorers(
 
     ``temperature`` is what the policy samples at.
     """
+    from turnwise.trainer.scorers.critics import CriticsScorer
     from turnwise.trainer.scorers.implicit import ImplicitScorer
 
     scorers: dict[str, Scorer] = {}
@@ -65,6 +66,8 @@ def open_scorers(
         match section:
             case ImplicitReward():
                 scorers[section.kind] = ImplicitScorer(section, model, temperature, seed)
+            case Critics():
+                scorers[section.kind] = CriticsScorer(section, model, seed)
     return scorers
 
 

@@ -65,5 +65,52 @@ class ImplicitReward(Section):
         """The columns it gives: a turn's reward, NaN where not scored, and each token's part of it."""
         return ("implicit", f"{TOKEN}implicit")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns it learns from, besides those that every environment gives."""
+        return ()
 
-ScorerSection: TypeAlias = Annotated[ImplicitReward, Field(discriminator="kind")]
+
+class Critics(Section):
+    """Two critics on one network that starts from the policy and reads each turn's state before the turn is
+    written: the probability of success and, where there are milestones, the progress made (MiRA, arXiv
+    2603.19685). The paper's settings are not known; these are ours."""
+
+    kind: Literal["critics"] = "critics"
+    potential: bool = True
+    """Whether progress is predicted beside success; needs an environment with milestones."""
+    success: Share = 1.0
+    """The score from which an episode counts as a success."""
+    minibatch: PositiveInt | None = None
+    """Episodes per optimiser step (contexts, where one has several); null takes all there are."""
+    replay: int = Field(default=0, ge=0)
+    """Episodes remembered from earlier steps; every step learns from them once more, after its own."""
+    lr: PositiveFloat = 5e-4
+    """Learning rate (AdamW), constant."""
+    grad_clip: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it gives: what it says of the states before and after every turn."""
+        success, potential = SUCCESS, PREDICTED if self.potential else ()
+        return (*success, *potential)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns it learns from, besides those that every environment gives."""
+        return ("potential_before", "potential_after") if self.potential else ()
+
+
+SUCCESS = ("success_before", "success_after")
+PREDICTED = ("predicted_potential_before", "predicted_potential_after")
+
+ScorerSection: TypeAlias = Annotated[ImplicitReward | Critics, Field(discriminator="kind")]
+
+
+def scorer_giving(column: str) -> str | None:
+    """The kind of the scorer that gives a column by default, if there is one."""
+    for section in (ImplicitReward(), Critics()):
+        if column in section.columns:
+            return section.kind
+    return None

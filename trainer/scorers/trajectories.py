@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,18 @@ from turnwise.trainer.table import TurnTable
 
 MAX_PLACES = 2048
 """Tokens of one forward pass, padding counted; a single group or sequence may be larger."""
+
+
+class HasIds(Protocol):
+    """A sequence of tokens that a model reads."""
+
+    @property
+    def ids(self) -> Array:
+        """The tokens."""
+        ...
+
+
+Read = TypeVar("Read", bound=HasIds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +123,9 @@ def written_logprobs(
     return logprobs.flatten()[torch.from_numpy(places).to(model.device)]
 
 
-def packed(trajectories: Sequence[Trajectory]) -> Iterator[list[Trajectory]]:
-    """Trajectories of similar length together, as many as one forward pass takes."""
-    batch: list[Trajectory] = []
+def packed(trajectories: Sequence[Read]) -> Iterator[list[Read]]:
+    """Sequences of similar length together, as many as one forward pass takes."""
+    batch: list[Read] = []
     for trajectory in sorted(trajectories, key=lambda t: len(t.ids)):
         if batch and (len(batch) + 1) * len(trajectory.ids) > MAX_PLACES:
             yield batch
