@@ -72,6 +72,7 @@ def make_table(turns: int, seed: int = 0) -> TurnTable:
         "channel:modified": np.where(last, 1.0, np.nan),
         "return": rng.normal(size=len(rows)), "step_reward": rng.normal(size=len(rows)),
         "shaped_reward": rng.normal(size=len(rows)), "td_advantage": rng.normal(size=len(rows)),
+        "success_before": rng.random(len(rows)), "success_after": rng.random(len(rows)),
         "value:shaped_reward": rng.normal(size=len(rows)),
         "next_value:shaped_reward": rng.normal(size=len(rows)),
         "outcome_level": np.where(last, rng.choice([0, 0.1, 0.2, 1], len(rows)), 0.0),
