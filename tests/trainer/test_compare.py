@@ -268,8 +268,11 @@ def learned(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_quickstart_recipes_have_one_warm_start() -> None:
-    starts = [start_of(Recipe.load(name)) for name in built_in() if name.startswith("quickstart")]
+def test_the_quickstart_recipes_have_one_warm_start_but_for_its_gate() -> None:
+    """Whatever their credit, scorers, loss and guards are."""
+    gate = {"warm_start.gate": 0.05, "warm_start.check_every": 10}
+    recipes = [Recipe.load(name).override(**gate) for name in built_in() if name.startswith("quickstart")]
+    starts = [start_of(recipe) for recipe in recipes]
     assert len(starts) >= 5
     assert all(start == starts[0] for start in starts)
 
