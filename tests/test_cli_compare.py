@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from turnwise.agents.tokenizer import build_tokenizer
 from turnwise.cli import run
 
 GUESS = Path(__file__).parent / "trainer" / "guess.py"
@@ -52,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / f"{name}.yaml").write_text(TINY.format(name=name, credit=credit))
     broken = re.sub("model: .*", BROKEN, (folder / "broken.yaml").read_text())
     (folder / "broken.yaml").write_text(broken)
-    (folder / "broken").mkdir()
+    build_tokenizer(["a word"]).save_pretrained(folder / "broken")
     (folder / "broken/config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -190,7 +191,10 @@ def test_nothing_is_left_running(place: Path, number: signal.Signals) -> None:
         ("quickstart quickstart-outcome --seeds 0", ("seeds=0",)),
         ("quickstart quickstart-outcome --seeds two", ("--seeds", "'two'")),
         ("quickstart quickstart --seeds 2", ("two recipes", "'quickstart'")),
-        ("quickstart quickstart-gated --seeds 2", ("not comparable", "steps is 30 and 40")),
+        (
+            "quickstart quickstart-outcome --seeds 2 --set-for quickstart:rollout.group=4",
+            ("not comparable", "rollout.group is 4 and 8"),
+        ),
         ("quickstart quickstart-outcome --seeds 1 --jobs 0", ("--jobs",)),
         ("quickstart quickstart-outcome --seeds 1 --set-for quickstrat:steps=3", ("'quickstrat'", "mean")),
         ("quickstart quickstart-outcome --seeds 1 --set-for quickstart:steps=3", ("steps is 3 and 30",)),
