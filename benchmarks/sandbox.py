@@ -1,11 +1,12 @@
 """What a sandbox costs: time of each operation, processor time with all that goes on behind it, many at once.
 
-    python benchmarks/sandbox.py [--backend NAME] [--n 200] [--many 200] [--json FILE]
+    python benchmarks/sandbox.py [--backend NAME] [--n 200] [--many 200] [--pause 0] [--json FILE]
 
-Between operations there is a pause, as between an agent's turns, in which a backend prepares what it
-likes; the processor time counts that too: it is the owner's and that of every process below it, the
-ended ones included, until they rest. A busy machine shows in the 99th percentile first. What the
-machine itself takes at that moment is the first line: a byte to another process and back.
+Operations follow one another, or with ``--pause`` after so many milliseconds, as between an agent's turns:
+then processors that went to sleep have to wake up. The processor time counts what a backend prepares in the
+background too: it is the owner's and that of every process below it, the ended ones included, until they
+rest. A busy machine shows in the 99th percentile first. What the machine itself takes at that moment is the
+first line: a byte to another process and back.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,6 @@ from rich.table import Table
 
 from turnwise.sandbox import Backend, Limits, MiB, Sandbox, SandboxSpec, backend
 
-PAUSE = 0.02
 REST = 0.3
 TICKS = os.sysconf("SC_CLK_TCK")
 DIRTY = "mkdir -p a; for n in $(seq 100); do echo $n > a/$n; done; head -c 5000000 /dev/zero > big"
@@ -61,22 +62,30 @@ def children(pid: int) -> list[int]:
     return [int(child) for text in texts for child in text.split()]
 
 
-async def measure(n: int, operation: Operation, prepare: Operation | None = None) -> dict[str, float]:
-    """Milliseconds of each of ``n`` runs. The processor time is ``prepare``'s too, where there is one."""
-    taken = []
-    await asyncio.sleep(REST)
-    before = processor_time()
-    for _ in range(n):
-        if prepare is not None:
-            await prepare()
-        await asyncio.sleep(PAUSE)
-        start = time.perf_counter()
-        await operation()
-        taken.append(1000 * (time.perf_counter() - start))
-    await asyncio.sleep(REST)
-    spent = 1000 * (processor_time() - before) / n
-    median, p99 = np.percentile(taken, [50, 99])
-    return {"median_ms": float(median), "p99_ms": float(p99), "cpu_ms": spent}
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Measures ``n`` runs of an operation, with a pause before each."""
+
+    n: int
+    pause: float
+    """Seconds."""
+
+    async def __call__(self, operation: Operation, prepare: Operation | None = None) -> dict[str, float]:
+        """Milliseconds of each run. The processor time is ``prepare``'s too, where there is one."""
+        taken = []
+        await asyncio.sleep(REST)
+        before = processor_time()
+        for _ in range(self.n):
+            if prepare is not None:
+                await prepare()
+            await asyncio.sleep(self.pause)
+            start = time.perf_counter()
+            await operation()
+            taken.append(1000 * (time.perf_counter() - start))
+        await asyncio.sleep(REST)
+        spent = 1000 * (processor_time() - before) / self.n
+        median, p99 = np.percentile(taken, [50, 99])
+        return {"median_ms": float(median), "p99_ms": float(p99), "cpu_ms": spent}
 
 
 @asynccontextmanager
@@ -98,7 +107,7 @@ async def echo() -> AsyncIterator[Operation]:
         await process.wait()
 
 
-async def operations(made: Backend, n: int) -> AsyncIterator[tuple[str, dict[str, float]]]:
+async def operations(made: Backend, measure: Meter) -> AsyncIterator[tuple[str, dict[str, float]]]:
     boxes: list[Sandbox] = []
 
     async def create() -> None:
@@ -108,21 +117,21 @@ async def operations(made: Backend, n: int) -> AsyncIterator[tuple[str, dict[str
         await boxes.pop().close()
 
     async with echo() as there_and_back:
-        yield "echo of a process", await measure(n, there_and_back)
-    yield "create", await measure(n, create)
-    yield "close", await measure(n, close)
+        yield "echo of a process", await measure(there_and_back)
+    yield "create", await measure(create)
+    yield "close", await measure(close)
     box = await made.create(SandboxSpec())
     kibibyte = bytes(1024)
-    yield "write 1 KiB", await measure(n, lambda: box.write("file", kibibyte))
-    yield "read 1 KiB", await measure(n, lambda: box.read("file"))
-    yield "search 100 files", await measure(n, lambda: box.search("needle"), lambda: box.exec(DIRTY))
+    yield "write 1 KiB", await measure(lambda: box.write("file", kibibyte))
+    yield "read 1 KiB", await measure(lambda: box.read("file"))
+    yield "search 100 files", await measure(lambda: box.search("needle"), lambda: box.exec(DIRTY))
     await box.shell("true")
-    yield "shell: true", await measure(n, lambda: box.shell("true"))
-    yield "exec: /bin/true", await measure(n, lambda: box.exec(["/bin/true"]))
-    yield "exec: python3", await measure(n, lambda: box.exec(["python3", "-c", "pass"]))
+    yield "shell: true", await measure(lambda: box.shell("true"))
+    yield "exec: /bin/true", await measure(lambda: box.exec(["/bin/true"]))
+    yield "exec: python3", await measure(lambda: box.exec(["python3", "-c", "pass"]))
     await box.recycle()
-    yield "recycle, clean", await measure(n, box.recycle)
-    yield "recycle, 6 processes, 5 MB", await measure(n, box.recycle, lambda: box.shell(PROCESSES))
+    yield "recycle, clean", await measure(box.recycle)
+    yield "recycle, 6 processes, 5 MB", await measure(box.recycle, lambda: box.shell(PROCESSES))
 
     snapshots = []
 
@@ -136,9 +145,9 @@ async def operations(made: Backend, n: int) -> AsyncIterator[tuple[str, dict[str
     async def fork() -> None:
         boxes.append(await made.fork(snapshots[len(boxes) % len(snapshots)]))
 
-    yield "snapshot of 5 MB", await measure(n, snapshot, soil)
-    yield "fork", await measure(n, fork)
-    yield "restore", await measure(n, lambda: box.restore(snapshots[0]))
+    yield "snapshot of 5 MB", await measure(snapshot, soil)
+    yield "fork", await measure(fork)
+    yield "restore", await measure(lambda: box.restore(snapshots[0]))
     for sandbox in (box, *boxes):
         await sandbox.close()
     for frozen in snapshots:
@@ -179,14 +188,20 @@ def available() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
-async def run(name: str | None, n: int, count: int, console: Console) -> dict[str, Any]:
+async def run(name: str | None, meter: Meter, count: int, console: Console) -> dict[str, Any]:
     made = backend(name)
-    table = Table("operation", "median ms", "p99 ms", "CPU ms", title=f"{made.name}, n = {n}")
-    result: dict[str, Any] = {"backend": made.name, "n": n, "operations": {}}
+    table = Table(
+        "operation",
+        "median ms",
+        "p99 ms",
+        "CPU ms",
+        title=f"{made.name}, n = {meter.n}, pause {1000 * meter.pause:g} ms",
+    )
+    result: dict[str, Any] = {"backend": made.name, "n": meter.n, "pause_s": meter.pause, "operations": {}}
     start = time.perf_counter()
     async with made.running():
         result["start_ms"] = 1000 * (time.perf_counter() - start)
-        async for operation, figures in operations(made, n):
+        async for operation, figures in operations(made, meter):
             result["operations"][operation] = figures
             table.add_row(operation, *(f"{figure:.2f}" for figure in figures.values()))
         result["at_once"] = {"count": count, **await many(made, count)}
@@ -203,9 +218,11 @@ def main() -> None:
     parser.add_argument("--backend", help="the best that runs here, unless told")
     parser.add_argument("--n", type=int, default=200, help="runs of each operation")
     parser.add_argument("--many", type=int, default=200, help="sandboxes at once")
+    parser.add_argument("--pause", type=float, default=0.0, help="milliseconds before each operation")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
-    result = asyncio.run(run(options.backend, options.n, options.many, Console()))
+    meter = Meter(options.n, options.pause / 1000)
+    result = asyncio.run(run(options.backend, meter, options.many, Console()))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
