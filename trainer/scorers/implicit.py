@@ -81,11 +81,11 @@ class ImplicitScorer:
 
     def step(self, table: TurnTable, number: int) -> Scored:
         """Score and learn, in the order that the recipe says."""
-        groups = [self._with_reference(group) for group in groups_of(table, self.settings.success)]
-        low, high = self.settings.accuracy
-        lessons = [group for group in groups if low <= float(group.success.mean()) <= high]
-        if self.settings.loss == "preference":
-            lessons = [group for group in lessons if group.mixed]
+        used = [
+            g for g in groups_of(table, self.settings.success) if self._is_scored(g) or self._is_lesson(g)
+        ]
+        groups = [self._with_reference(group) for group in used]
+        lessons = [group for group in groups if self._is_lesson(group)]
         ranking = Ranking()
         if self.settings.score == "before_update":
             reward = self._score(table, groups, number)
@@ -117,15 +117,23 @@ class ImplicitScorer:
             self.initial.load_state_dict(state["initial"])
         self.memory = [_unpacked_group(packed) for packed in state["memory"]]
 
+    def _is_lesson(self, group: Group) -> bool:
+        """Whether it is learned from: its share of successes is within bounds, and pairs need both."""
+        low, high = self.settings.accuracy
+        within = low <= float(group.success.mean()) <= high
+        return within and (group.mixed or self.settings.loss == "cross_entropy")
+
+    def _is_scored(self, group: Group) -> bool:
+        """Whether its turns get a reward."""
+        return group.mixed or self.settings.scored == "all"
+
     # -- scoring
 
     @torch.no_grad()
     def _score(self, table: TurnTable, groups: Sequence[Group], number: int) -> Array:
         """The reward of every token; NaN where it is not scored."""
         reward = np.full(len(table.tokens.ids), np.nan)
-        mixed_only = self.settings.scored == "mixed"
-        chosen = [t for g in groups if g.mixed or not mixed_only for t in g.trajectories]
-        for batch in packed(chosen):
+        for batch in packed([t for group in groups if self._is_scored(group) for t in group.trajectories]):
             logprobs = written_logprobs(self.model, batch, self.temperature).cpu().numpy()
             reference = np.concatenate([t.reference for t in batch])
             where = np.concatenate([t.tokens for t in batch])
