@@ -23,6 +23,19 @@ from turnwise.trainer.table import TurnTable
 MILESTONES = ("found", "changed", "checked", "sent")
 CHANNELS = {"outcome": 0, "validity": 1, "modified": 1}
 SUBMITTED = EndReason.SUBMITTED
+SMALL_MODEL = {
+    "model_type": "qwen3",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+"""A model's configuration that a test can go through token by token."""
 
 
 def env_span(*ids: int) -> Span:
@@ -142,6 +155,7 @@ def lab() -> SimpleNamespace:
         table=table_of,
         run=run_stage,
         batches=batches,
+        small_model=SMALL_MODEL,
     )
 
 

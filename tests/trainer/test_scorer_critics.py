@@ -35,24 +35,12 @@ from turnwise.trainer.train import train
 
 Lab = SimpleNamespace
 quick = settings(max_examples=20, deadline=None)
-CONFIG = {
-    "model_type": "qwen3",
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
 
 
 @pytest.fixture(scope="module")
-def fresh() -> Callable[[], PreTrainedModel]:
+def fresh(lab: Lab) -> Callable[[], PreTrainedModel]:
     """A small model with the same random weights every time."""
-    model = init_model(CONFIG, seed=1, device="cpu")
+    model = init_model(lab.small_model, seed=1, device="cpu")
     return lambda: copy.deepcopy(model)
 
 

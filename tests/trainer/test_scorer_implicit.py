@@ -32,24 +32,11 @@ from turnwise.trainer.stage import StageError, credit
 from turnwise.trainer.table import TurnTable
 from turnwise.trainer.train import train
 
-CONFIG = {
-    "model_type": "qwen3",
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
-
 
 @pytest.fixture(scope="module")
-def fresh() -> Callable[[int], PreTrainedModel]:
+def fresh(lab: SimpleNamespace) -> Callable[[int], PreTrainedModel]:
     """Small models, the same for the same seed."""
-    made = {seed: init_model(CONFIG, seed=seed, device="cpu") for seed in (1, 2)}
+    made = {seed: init_model(lab.small_model, seed=seed, device="cpu") for seed in (1, 2)}
 
     def copied(seed: int = 1) -> PreTrainedModel:
         return copy.deepcopy(made[seed])
