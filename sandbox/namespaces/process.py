@@ -35,6 +35,8 @@ ENVIRONMENT = {
 }
 NOT_FOUND, NOT_STARTED = 127, 126
 _MOST_FILES = (1 << 31) - 1
+_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+"""A command meets none that is ignored: neither by Python, nor by what began us, as ``nohup`` does."""
 
 
 class Launcher:
@@ -78,7 +80,7 @@ class Launcher:
         os.chdir(cwd)
         os.environ["PATH"] = env.get("PATH", "")  # where posix_spawnp looks
         try:
-            child = os.posix_spawnp(argv[0], [*argv], env, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
+            child = os.posix_spawnp(argv[0], [*argv], env, setsigdef=_SIGNALS)
         except FileNotFoundError as error:
             _complain(error)
             os._exit(NOT_FOUND)

@@ -6,6 +6,7 @@ Commands say relative paths: not every backend shows them the workspace as ``/wo
 from __future__ import annotations
 
 import asyncio
+import sys
 import textwrap
 
 import pytest
@@ -29,6 +30,8 @@ time.sleep(1000)
 """
 """Starts a daemon, in a session of its own and an orphan, that holds a lock as long as it lives."""
 
+SIGNALS = {"TERM": 15, "KILL": 9, "INT": 2, "QUIT": 3, "HUP": 1, "PIPE": 13}
+
 LOCK = "import fcntl; fcntl.flock(open('lock'), fcntl.LOCK_EX{})"
 
 
@@ -41,7 +44,28 @@ async def test_the_exit_code_is_the_commands(sandbox: Sandbox, code: int) -> Non
     assert await sandbox.exec(f"exit {code}") == ExecResult(code, b"", b"")
 
 
-@pytest.mark.parametrize(("signal", "number"), [("TERM", 15), ("KILL", 9), ("INT", 2), ("PIPE", 13)])
+async def test_what_the_owner_ignores_is_not_ignored_inside(any_backend: Backend) -> None:
+    """As when a server was started with ``nohup`` in the background."""
+    program = (
+        "import asyncio, signal, sys\n"
+        "from turnwise.sandbox import SandboxSpec, backend\n"
+        "async def main():\n"
+        "    async with backend(sys.argv[1]).running() as made, await made.create(SandboxSpec()) as box:\n"
+        "        for name in ('HUP', 'INT', 'QUIT'):\n"
+        "            print((await box.exec(f'kill -{name} $$')).exit_code)\n"
+        "        print((await box.shell('trap')).stdout)\n"
+        "for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "ignore", "-c", program, any_backend.name, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert told.decode().split() == ["129", "130", "131", "b''"]
+
+
+@pytest.mark.parametrize(("signal", "number"), SIGNALS.items())
 async def test_a_signal_shows_in_the_exit_code(sandbox: Sandbox, signal: str, number: int) -> None:
     result = await sandbox.exec(f"kill -{signal} $$")
     assert (result.exit_code, result.timed_out) == (128 + number, False)

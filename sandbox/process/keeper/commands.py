@@ -13,6 +13,8 @@ from collections.abc import Mapping
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KILLED = 128 + signal.SIGKILL
+SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+"""A command meets none that is ignored: neither by Python, nor by what began us, as ``nohup`` does."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -43,7 +45,7 @@ def execute(argv: list[str], env: Mapping[str, str], cwd: str, limits: Mapping[s
     try:
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         for name, value in limits.items():
             kind = getattr(resource, name)
