@@ -35,6 +35,8 @@ from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
 from turnwise.envs.held import Owner, Principal
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.openenv.app import OpenEnv, failures_as_openenv
+from turnwise.envs.openenv.aside import AT_ONCE
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.service import Service
 from turnwise.envs.wire import (
@@ -105,7 +107,7 @@ class EnvServer:
             check_token(token)
         self.host, self.port = host, port
         self._token = token
-        self._local = LocalEnvs(backend=backend, capacity=sessions)
+        self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._service = Service(self._local, self._specs, token=token, sessions=sessions, patience=patience)
         self._sockets: set[web.WebSocketResponse] = set()
         self._stack = AsyncExitStack()
@@ -117,11 +119,12 @@ class EnvServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        app = web.Application(middlewares=[_faults_as_json])
+        app = web.Application(middlewares=[_faults_as_json, failures_as_openenv], client_max_size=MAX_FRAME)
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
         app.router.add_get(f"{PATH}/environments", self._list)
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
+        OpenEnv(self._service, self._local, self._caller, self._sockets).add_to(app, self._specs)
         app.on_shutdown.append(self._say_goodbye)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * CLOSE_SECONDS)
         async with AsyncExitStack() as stack:

@@ -40,6 +40,7 @@ from turnwise.envs.wire import (
     StepReply,
     StepRequest,
     TaskByRef,
+    TaskChoice,
     answer_seconds,
 )
 from turnwise.sandbox.contract import SandboxError
@@ -54,6 +55,8 @@ class Service:
         self, envs: LocalEnvs, specs: Sequence[EnvSpec], *, token: str | None, sessions: int, patience: float
     ) -> None:
         self.specs = tuple(specs)
+        self.sessions = sessions
+        """Places there are."""
         self.patience = patience
         """Seconds that an ``open`` waits for a free place."""
         self._envs = envs
@@ -64,6 +67,11 @@ class Service:
         """Names that are being opened."""
         self._agents: dict[bytes, Held] = {}
         """The open sessions by the hashes of their agents' tokens."""
+
+    @property
+    def full(self) -> bool:
+        """An ``open`` would have to wait."""
+        return self._places.locked()
 
     def principal(self, token: str | None) -> Principal:
         """Who bears a token. Without tokens at all whoever can reach the server is the trainer; a wrong one
@@ -149,14 +157,22 @@ class Service:
         with self._reserve([request.session], scope, owner):
             async with scope:
                 spec = self._offered(request.env)
-                task = await self._task(spec, request)
-                await self._wait_for_place()
+                task = await self.task(spec, request.task)
+                last = None if request.instead is None else self._find(request.instead)
+                if last is None:
+                    await self._wait_for_place()
             try:
                 session = self._envs.session(spec, task=task)
             except BaseException:
-                self._places.release()
+                if last is None:
+                    self._places.release()
                 raise
-            return self._hold(Held(request.session, spec, session, owner))
+            if last is not None:
+                self._forget(last)
+            held = self._hold(Held(request.session, spec, session, owner))
+        if last is not None:
+            await self._part_with(last)
+        return held
 
     def _offered(self, asked: EnvSpec) -> EnvSpec:
         """The environment that was asked for; one offered with options is offered with those alone."""
@@ -165,8 +181,9 @@ class Service:
                 return asked
         raise unknown("environment on this server", str(asked), map(str, self.specs))
 
-    async def _task(self, spec: EnvSpec, request: OpenRequest) -> Task:
-        env, choice = spec.make(), request.task
+    async def task(self, spec: EnvSpec, choice: TaskChoice) -> Task:
+        """The task that is meant. Raises ``UsageError`` where there is none."""
+        env = spec.make()
         if not isinstance(choice, TaskByRef):
             tasks = env.task_set(choice.split)
             return tasks[choice.seed % len(tasks)]
@@ -245,15 +262,26 @@ class Service:
         """Close a session, whatever it is doing. Closing twice is harmless."""
         if name in self._coming:
             await self._coming[name].call_off()
-        held = self._held.pop(name, None)
+        held = self._held.get(name)
         if held is None:
             return
-        held.owner.names.discard(name)
-        del self._agents[_hash(held.agent_token)]
+        self._forget(held)
         try:
             await held.close()
         finally:
             self._places.release()
+
+    def _forget(self, held: Held) -> None:
+        del self._held[held.name]
+        held.owner.names.discard(held.name)
+        del self._agents[_hash(held.agent_token)]
+
+    async def _part_with(self, held: Held) -> None:
+        """Close a session whose place has another already; one that cannot be closed does not keep that."""
+        try:
+            await held.close()
+        except (Refusal, SandboxError, OSError):
+            logger.exception("A session could not be closed")
 
     async def leave(self, owner: Owner) -> None:
         """Close what a connection opened or is opening."""
