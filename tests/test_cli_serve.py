@@ -87,7 +87,7 @@ def timeless(step: Step) -> Step:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(number: int) -> None:
     actions, expected = await demonstrate(seed=4)
-    async with served("--backend", BACKENDS[0]) as (process, line):
+    async with served("--backend", BACKENDS[0], "--drain", "0.1") as (process, line):
         assert DESK in line
         assert TOKEN not in line
         url = line.split(" at ")[1].split(";")[0]
@@ -113,6 +113,9 @@ async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(nu
         ([DESK, "--host", "0.0.0.0"], "TURNWISE_TOKEN"),
         ([DESK, "--host", "0.0.0.0", "--token", ""], "token"),
         ([DESK, "--sessions", "0"], "sessions=0"),
+        ([DESK, "--token-file", "absent"], "absent"),
+        ([DESK, "--tls-cert", "cert.pem"], "--tls-key"),
+        ([DESK, "--tls-cert", "absent.pem", "--tls-key", "absent.pem"], "absent.pem"),
         ([DESK, "--backend", "dcoker"], "namespaces"),
         ([], "ENV"),
     ],
