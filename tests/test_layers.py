@@ -36,6 +36,7 @@ OPTIONAL = (
 NEEDS_EXTRA = (
     "turnwise.agents.torch",
     "turnwise.agents.torch_policy",
+    "turnwise.envs.connection",
     "turnwise.envs.server",
     "turnwise.trainer.batch",
     "turnwise.trainer.begin",

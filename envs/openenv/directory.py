@@ -95,7 +95,7 @@ class Directory:
                     if not entry.attached and entry.used < old:
                         await self._end(entry)
         finally:
-            await self._service.leave(self._owner)
+            await self._service.roster.leave(self._owner)
 
     def _entry(self, name: object) -> Entry | None:
         return self._entries.get(name) if isinstance(name, str) else None

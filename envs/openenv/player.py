@@ -76,7 +76,7 @@ class Player:
             if caller.held.spec.name != offer.spec.name:
                 raise Refusal(Code.FORBIDDEN, f"the agent's session is one of {caller.held.spec}")
             return cls(service, caller, offer, owner, caller.held.name)
-        if service.full:
+        if service.roster.full:
             raise Refusal(Code.BUSY, "no place is free")
         name = uuid4().hex
         first = OpenRequest(id=0, session=name, env=offer.spec, task=TaskBySeed())
@@ -131,7 +131,7 @@ class Player:
     async def close(self) -> None:
         """Give up its episode and its place; those of an agent are not its own."""
         if self._caller.held is None:
-            await self._service.close(self._name)
+            await self._service.roster.close(self._name)
 
 
 def _beside(info: SessionInfo) -> dict[str, Any]:

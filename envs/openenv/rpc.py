@@ -71,13 +71,13 @@ def no_place(service: Service) -> RpcFailure:
 
 def crowded(service: Service) -> str:
     """The same in words."""
-    places = service.sessions
+    places = service.roster.sessions
     return f"Server at capacity: {places}/{places} sessions active. Cannot accept new connections."
 
 
 def counts(service: Service) -> dict[str, int]:
     """The same in numbers."""
-    return {"active_sessions": service.sessions, "max_sessions": service.sessions}
+    return {"active_sessions": service.roster.sessions, "max_sessions": service.roster.sessions}
 
 
 class Rpc:

@@ -99,7 +99,7 @@ class Socket(ABC):
                 )
             except ValueError as error:
                 raise Fatal("SESSION_ERROR", str(error)) from None
-        stack.push_async_callback(self.mount.service.leave, self._owner)
+        stack.push_async_callback(self.mount.service.roster.leave, self._owner)
         try:
             return await Player.open(self.mount.service, self.caller, self.mount.offer, self._owner)
         except Refusal as refusal:
@@ -117,7 +117,7 @@ class Socket(ABC):
         """Feed the inbox. When the client is gone, what runs for it alone is called off."""
         async for message in self._socket:
             await self._inbox.put(message)
-        await self.mount.service.leave(self._owner)
+        await self.mount.service.roster.leave(self._owner)
         await self._inbox.put(None)
 
     async def _carry_out(self, player: Player) -> None:
