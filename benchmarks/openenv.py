@@ -81,7 +81,8 @@ class Load:
 class Bench:
     """What is started, and ended with the ``with`` block."""
 
-    def __init__(self, python: Path, seconds: float, stack: ExitStack) -> None:
+    def __init__(self, python: Path, seconds: float, pause: float, stack: ExitStack) -> None:
+        self.pause = pause
         self._python, self._seconds, self._stack = python, seconds, stack
 
     def serve(self, *words: str) -> Server:
@@ -142,7 +143,10 @@ def rounds(bench: Bench, ours: Server, stock: Server, clients: int, pairs: int) 
         rows = []
         for pair in range(pairs):
             order = loads[pair % 3 :] + loads[: pair % 3]
-            took = {id(one): one.round() for one in order}
+            took = {}
+            for one in order:
+                time.sleep(bench.pause)
+                took[id(one)] = one.round()
             rows.append([took[id(one)] for one in loads])
     return rows
 
@@ -203,13 +207,14 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between rounds, for other work")
     parser.add_argument("--clients", type=int, nargs="*", default=CLIENTS)
     parser.add_argument("--stock", choices=("sync", "async"), default="sync", help="how its environment is written")
     parser.add_argument("--no-memory", action="store_true")
     options = parser.parse_args()
     python = prepare(options.venv)
     with ExitStack() as stack:
-        bench = Bench(python, options.seconds, stack)
+        bench = Bench(python, options.seconds, options.pause, stack)
         ours, stock = bench.ours(), bench.stock(options.stock)
         ratios = {n: show(n, rounds(bench, ours, stock, n, options.pairs)) for n in options.clients}
         if not options.no_memory:

@@ -22,6 +22,10 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 
 
+TURNS = 100
+"""Of an episode."""
+
+
 class Nothing(Action):
     """The arguments of the tool on our side."""
 
@@ -52,7 +56,7 @@ class Null(Environment[Nothing, Seen, State]):
     def step(self, action: Nothing) -> Seen:
         """Do nothing."""
         self.calls += 1
-        return Seen(result="ok", reward=0.5, done=self.calls > 1 << 40)
+        return Seen(result="ok", reward=0.5, done=self.calls >= TURNS)
 
     @property
     def state(self) -> State:
@@ -93,9 +97,12 @@ async def load(url: str, clients: int, seconds: float, action: dict[str, object]
     async def play(env: GenericEnvClient, until: float, took: list[float]) -> None:
         before = time.perf_counter()
         while before < until:
-            await env.step(action)
+            step = await env.step(action)
             now = time.perf_counter()
             took.append(now - before)
+            if step.done:
+                await env.reset()
+                now = time.perf_counter()
             before = now
 
     while await asyncio.to_thread(sys.stdin.readline):
