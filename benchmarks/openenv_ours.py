@@ -53,7 +53,7 @@ register(Null)
 async def serve() -> None:
     """The server, until it is killed."""
     async with EnvServer([Null.name], port=0, sessions=4096) as server:
-        print(server.port, flush=True)
+        print(server.port, flush=True); import gc; gc.collect(); gc.freeze(); gc.set_threshold(20000,50,1000)
         await asyncio.Event().wait()
 
 

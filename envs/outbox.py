@@ -1,0 +1,97 @@
+"""What is to be sent over a WebSocket: the messages of one moment go together, in one frame, a line each.
+
+A frame costs far more than a message: a system call here, another there and a waking of whoever waits. With
+many sessions on a connection there are many messages in every moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol, Self
+
+from aiohttp import WSMsgType
+
+from turnwise.envs.faults import MAX_FRAME
+
+logger = logging.getLogger(__name__)
+
+SEND_SECONDS = 30.0
+"""A peer that takes in nothing for so long is given up."""
+
+
+class Socket(Protocol):
+    """Either end of a WebSocket."""
+
+    async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
+        """Send a frame. Raises ``ConnectionError``."""
+        ...
+
+
+class Outbox:
+    """Messages on their way. They are sent from ``async with`` to its end."""
+
+    def __init__(self, socket: Socket) -> None:
+        self.dead = False
+        """The peer takes in nothing more: it is gone, which whoever reads learns as well, or stuck."""
+        self._socket = socket
+        self._messages: list[bytes] = []
+        self._size = 0
+        self._filled, self._emptied = asyncio.Event(), asyncio.Event()
+        self._emptied.set()
+        self._writer: asyncio.Task[None] | None = None
+
+    def put(self, message: bytes) -> None:
+        """Send a message soon; to a dead peer it is dropped."""
+        if self.dead:
+            return
+        self._messages.append(message)
+        self._size += len(message)
+        self._filled.set()
+        if self._size > MAX_FRAME:
+            self._emptied.clear()
+
+    async def room(self) -> None:
+        """Wait while too much is on its way already."""
+        await self._emptied.wait()
+
+    async def __aenter__(self) -> Self:
+        self._writer = asyncio.create_task(self._write())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._writer is not None
+        self._writer.cancel()
+        await asyncio.wait([self._writer])
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._filled.wait()
+                frame = self._take()
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._socket.send_frame(frame, WSMsgType.TEXT)
+        except ConnectionError:
+            pass
+        except TimeoutError:
+            logger.warning("A peer took in nothing for %g s and is given up", SEND_SECONDS)
+            self._give_up()
+        finally:
+            self.dead = True
+            self._messages.clear()
+            self._emptied.set()
+
+    def _take(self) -> bytes:
+        """The next frame: all messages, or as many as it holds."""
+        size = count = 0
+        while count < len(self._messages) and (count == 0 or size + len(self._messages[count]) <= MAX_FRAME):
+            size += len(self._messages[count])
+            count += 1
+        frame = b"\n".join(self._messages[:count])
+        del self._messages[:count]
+        self._size -= size
+        if not self._messages:
+            self._filled.clear()
+        if self._size <= MAX_FRAME:
+            self._emptied.set()
+        return frame
