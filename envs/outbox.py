@@ -1,23 +1,40 @@
 """What is to be sent over a WebSocket: the messages of one moment go together, in one frame, a line each.
 
 A frame costs far more than a message: a system call here, another there and a waking of whoever waits. With
-many sessions on a connection there are many messages in every moment.
+many sessions on a connection there are many messages in every moment. Who reads takes a frame's messages a
+few at a time (:func:`in_turn`), so that the first replies are on their way while it is busy with the rest,
+and both sides work at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol, Self
-
-from aiohttp import WSMsgType
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Protocol, Self
 
 from turnwise.envs.faults import MAX_FRAME
+
+if TYPE_CHECKING:
+    from aiohttp import WSMsgType
 
 logger = logging.getLogger(__name__)
 
 SEND_SECONDS = 30.0
 """A peer that takes in nothing for so long is given up."""
+
+
+AT_ONCE = 8
+"""Messages taken at a time."""
+
+
+async def in_turn(frame: str) -> AsyncIterator[str]:
+    """The messages of a frame; after every few of them others get their turn."""
+    lines = frame.split("\n")
+    for number, line in enumerate(lines, 1):
+        yield line
+        if number % AT_ONCE == 0 and number < len(lines):
+            await asyncio.sleep(0)
 
 
 class Socket(Protocol):
@@ -31,10 +48,11 @@ class Socket(Protocol):
 class Outbox:
     """Messages on their way. They are sent from ``async with`` to its end."""
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, give_up: Callable[[], None] | None = None) -> None:
+        """``give_up`` cuts the connection to a peer that takes in nothing; without it that has time."""
         self.dead = False
         """The peer takes in nothing more: it is gone, which whoever reads learns as well, or stuck."""
-        self._socket = socket
+        self._socket, self._give_up = socket, give_up
         self._messages: list[bytes] = []
         self._size = 0
         self._filled, self._emptied = asyncio.Event(), asyncio.Event()
@@ -65,15 +83,19 @@ class Outbox:
         await asyncio.wait([self._writer])
 
     async def _write(self) -> None:
+        from aiohttp import WSMsgType
+
+        seconds = None if self._give_up is None else SEND_SECONDS
         try:
             while True:
                 await self._filled.wait()
                 frame = self._take()
-                async with asyncio.timeout(SEND_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._socket.send_frame(frame, WSMsgType.TEXT)
         except ConnectionError:
             pass
         except TimeoutError:
+            assert self._give_up is not None
             logger.warning("A peer took in nothing for %g s and is given up", SEND_SECONDS)
             self._give_up()
         finally:

@@ -339,7 +339,7 @@ async def test_a_connection_with_too_many_requests_is_told_so_and_may_still_clos
 async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("turnwise.envs.connection.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("turnwise.envs.outbox.SEND_SECONDS", 0.3)
     async with (
         serving(envs=("test/wordy", "test/pad"), sessions=2, lease=0.1) as server,
         connect(server.url) as envs,
