@@ -102,7 +102,7 @@ class Connection:
             reply = _encode(FaultReply(id=request.id, fault=refusal.fault))
         finally:
             lease.pending -= 1
-        self._outbox.put(reply)
+        await self._outbox.send(reply, alone=lease.pending == 0)
 
     async def _carry_out(self, lease: Lease, request: Request) -> bytes:
         """The reply, ready to be sent and to be kept."""

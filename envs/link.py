@@ -126,7 +126,7 @@ class Link:
         asked = self._ask(request)
         try:
             async with asyncio.timeout(seconds):
-                self._outbox.put(asked.frame)
+                await self._outbox.send(asked.frame, alone=len(self._asked) == 1)
                 await self._outbox.room()
                 return await asked.reply
         except TimeoutError:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from turnwise.envs.faults import MAX_FRAME
+from turnwise.envs.within import Overdue, within
 
 if TYPE_CHECKING:
     from aiohttp import WSMsgType
@@ -40,7 +41,7 @@ async def in_turn(frame: str) -> AsyncIterator[str]:
 class Socket(Protocol):
     """Either end of a WebSocket."""
 
-    async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
+    def send_frame(self, message: bytes, opcode: WSMsgType) -> Coroutine[Any, Any, None]:
         """Send a frame. Raises ``ConnectionError``."""
         ...
 
@@ -49,7 +50,7 @@ class Outbox:
     """Messages on their way. They are sent from ``async with`` to its end."""
 
     def __init__(self, socket: Socket, give_up: Callable[[], None] | None = None) -> None:
-        """``give_up`` cuts the connection to a peer that takes in nothing; without it that has time."""
+        """``give_up`` cuts the connection to a peer that takes in nothing."""
         self.dead = False
         """The peer takes in nothing more: it is gone, which whoever reads learns as well, or stuck."""
         self._socket, self._give_up = socket, give_up
@@ -58,6 +59,13 @@ class Outbox:
         self._filled, self._emptied = asyncio.Event(), asyncio.Event()
         self._emptied.set()
         self._writer: asyncio.Task[None] | None = None
+
+    async def send(self, message: bytes, *, alone: bool) -> None:
+        """Send a message: at once where it is ``alone``, no other being expected, and soon where not."""
+        if alone and not self._messages:
+            await self._transmit(message)
+        else:
+            self.put(message)
 
     def put(self, message: bytes) -> None:
         """Send a message soon; to a dead peer it is dropped."""
@@ -83,25 +91,30 @@ class Outbox:
         await asyncio.wait([self._writer])
 
     async def _write(self) -> None:
+        try:
+            while not self.dead:
+                await self._filled.wait()
+                await self._transmit(self._take())
+        finally:
+            self._die()
+
+    async def _transmit(self, frame: bytes) -> None:
         from aiohttp import WSMsgType
 
-        seconds = None if self._give_up is None else SEND_SECONDS
         try:
-            while True:
-                await self._filled.wait()
-                frame = self._take()
-                async with asyncio.timeout(seconds):
-                    await self._socket.send_frame(frame, WSMsgType.TEXT)
+            await within(SEND_SECONDS, self._socket.send_frame(frame, WSMsgType.TEXT))
         except ConnectionError:
-            pass
-        except TimeoutError:
-            assert self._give_up is not None
+            self._die()
+        except Overdue:
             logger.warning("A peer took in nothing for %g s and is given up", SEND_SECONDS)
-            self._give_up()
-        finally:
-            self.dead = True
-            self._messages.clear()
-            self._emptied.set()
+            self._die()
+            if self._give_up is not None:
+                self._give_up()
+
+    def _die(self) -> None:
+        self.dead = True
+        self._messages.clear()
+        self._emptied.set()
 
     def _take(self) -> bytes:
         """The next frame: all messages, or as many as it holds."""
