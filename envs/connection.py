@@ -17,10 +17,7 @@ from turnwise.envs.held import Principal
 from turnwise.envs.lease import Lease, Leases
 from turnwise.envs.service import Service
 from turnwise.envs.wire import (
-    AttachRequest,
-    CloseRequest,
     FaultReply,
-    RecordsRequest,
     Reply,
     Request,
     Welcome,
@@ -33,6 +30,8 @@ MAX_REPLY = 4 * MAX_FRAME
 """Bytes of one reply; a client takes in no more."""
 SEND_SECONDS = 30.0
 """A client that takes in nothing for so long is given up."""
+SMALL = 32 << 10
+"""Bytes that a connection whose buffer is empty takes at once."""
 MAX_PENDING = 4096
 """Requests of one client that may be running or waiting."""
 GOODBYE = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
@@ -77,7 +76,7 @@ class Connection:
             if message.type is not WSMsgType.TEXT:
                 raise Refusal(Code.INVALID_REQUEST, "the frame is not text")
             request = read_request(message.data)
-            if lease.pending >= MAX_PENDING and not isinstance(request, CloseRequest):
+            if lease.pending >= MAX_PENDING and request.type != "close":
                 said = f"{lease.pending} requests of this client wait"
                 raise Refusal(Code.BUSY, said, request=request.id)
         except Refusal as refusal:
@@ -88,7 +87,7 @@ class Connection:
 
     async def _answer(self, lease: Lease, request: Request, mark: int) -> None:
         try:
-            if isinstance(request, AttachRequest | RecordsRequest | CloseRequest):  # change nothing twice
+            if request.type in ("attach", "records", "close"):  # change nothing twice
                 reply = await self._carry_out(lease, request)
             else:
                 ledger = lease.ledger(request.session)
@@ -114,6 +113,9 @@ class Connection:
     async def _send(self, frame: bytes) -> None:
         """Send it, unless the client is gone, which the reader learns as well."""
         try:
+            if len(frame) < SMALL and self._transport and not self._transport.get_write_buffer_size():
+                await self._socket.send_frame(frame, WSMsgType.TEXT)  # has room: it need not be timed
+                return
             async with asyncio.timeout(SEND_SECONDS):
                 await self._socket.send_frame(frame, WSMsgType.TEXT)
         except ConnectionError:
