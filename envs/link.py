@@ -155,6 +155,7 @@ class Link:
 
     async def close(self) -> None:
         """Say goodbye: the server need not wait for the client's return."""
+        self._lost = f"the connection to {self.url} was closed"
         await self._socket.close()
 
     async def serve(self) -> None:
@@ -165,6 +166,9 @@ class Link:
                 async with self._outbox:
                     await self._receive()
                 self._up = False
+                if self._lost is not None:
+                    reason = self._lost
+                    return
                 if self._socket.close_code == STOPS:
                     reason = f"{self.url} stops"
                     return

@@ -238,7 +238,10 @@ class EnvServer:
             raise Refusal(Code.INVALID_REQUEST, "this address is for WebSockets")
         if len(self._sockets) >= self._connections:
             raise Refusal(Code.BUSY, f"{len(self._sockets)} clients are connected")
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return socket  # it left while it was let in
         self._sockets.add(socket)
         connection = Connection(self._service, self._leases, self._background, socket, request.transport)
         try:

@@ -20,23 +20,14 @@ from pathlib import Path
 from typing import Self
 
 from turnwise.envs.errors import UsageError, unknown
-from turnwise.envs.wire import (
-    AttachRequest,
-    CloseRequest,
-    ConcludeRequest,
-    RecordsRequest,
-    Role,
-    SessionRequest,
-    StepRequest,
-)
+from turnwise.envs.wire import Role
 
-MAY: Mapping[Role, tuple[type[SessionRequest], ...]] = {
-    "trainer": (SessionRequest,),
-    "agent": (AttachRequest, StepRequest),
-    "grader": (AttachRequest, RecordsRequest, ConcludeRequest),
-    "admin": (CloseRequest,),
+MAY: Mapping[Role, frozenset[str]] = {
+    "agent": frozenset({"attach", "step"}),
+    "grader": frozenset({"attach", "records", "conclude"}),
+    "admin": frozenset({"close"}),
 }
-"""The requests that each role may make."""
+"""The types of requests that each role may make; the trainer may make all."""
 OWN: tuple[Role, ...] = ("trainer", "grader", "admin")
 """The roles whose tokens are the server's own."""
 

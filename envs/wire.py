@@ -337,17 +337,16 @@ def read_reply(frame: str | bytes) -> Reply:
 
 def answer_seconds(request: Request, limits: EpisodeLimits, patience: float) -> float:
     """The seconds within which the server answers a request, in a session of these limits."""
-    match request:
-        case OpenRequest():
-            own = patience
-        case ResetRequest():
-            own = SANDBOX_SECONDS + limits.seconds
-        case StepRequest():
-            own = limits.seconds + 2 * limits.tool_seconds
-        case ConcludeRequest():
-            own = limits.tool_seconds
-        case ForkRequest() | SnapshotRequest() | RestoreRequest():
-            own = FORK_SECONDS
-        case _:
-            own = 0.0
+    if request.type == "step":
+        own = limits.seconds + 2 * limits.tool_seconds
+    elif request.type == "open":
+        own = patience
+    elif request.type == "reset":
+        own = SANDBOX_SECONDS + limits.seconds
+    elif request.type == "conclude":
+        own = limits.tool_seconds
+    elif request.type in ("fork", "snapshot", "restore"):
+        own = FORK_SECONDS
+    else:
+        own = 0.0
     return own + GRACE_SECONDS
