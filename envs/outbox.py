@@ -25,6 +25,8 @@ SEND_SECONDS = 30.0
 """A peer that takes in nothing for so long is given up."""
 
 
+FRAME = 64 << 10
+"""Bytes of messages that go together; a larger one goes alone."""
 AT_ONCE = 8
 """Messages taken at a time."""
 
@@ -117,9 +119,9 @@ class Outbox:
         self._emptied.set()
 
     def _take(self) -> bytes:
-        """The next frame: all messages, or as many as it holds."""
+        """The next frame."""
         size = count = 0
-        while count < len(self._messages) and (count == 0 or size + len(self._messages[count]) <= MAX_FRAME):
+        while count < len(self._messages) and (count == 0 or size + len(self._messages[count]) <= FRAME):
             size += len(self._messages[count])
             count += 1
         frame = b"\n".join(self._messages[:count])
