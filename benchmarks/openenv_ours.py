@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 
+from turnwise.cli.serve import calm_collector
 from turnwise.envs.client import RemoteEnvs, RemoteSession, connect
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
@@ -23,12 +24,15 @@ from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import tool
 from turnwise.envs.types import AgentView, EpisodeLimits, Task, call, text
 
+TURNS = 100
+"""Of an episode."""
+
 
 class Null(Env):
     """One tool that does nothing, as OpenEnv's side has one action."""
 
     name = "benchmark/null"
-    limits = EpisodeLimits(turns=100)
+    limits = EpisodeLimits(turns=TURNS + 1)
 
     def tasks(self, split: str) -> TaskSet:
         return seeds(split, 1000)
@@ -53,15 +57,16 @@ register(Null)
 async def serve() -> None:
     """The server, until it is killed."""
     async with EnvServer([Null.name], port=0, sessions=4096) as server:
-        print(server.port, flush=True); import gc; gc.collect(); gc.freeze(); gc.set_threshold(20000,50,1000)
+        calm_collector()
+        print(server.port, flush=True)
         await asyncio.Event().wait()
 
 
 class Player:
     """Plays one episode after another."""
 
-    def __init__(self, envs: RemoteEnvs) -> None:
-        self._envs = envs
+    def __init__(self, envs: RemoteEnvs, first: int) -> None:
+        self._envs, self._left = envs, first
         self._episode = AsyncExitStack()
         self._env: RemoteSession | None = None
 
@@ -77,21 +82,25 @@ class Player:
         action, env = call("nothing", n=1, word="x"), self._env or await self.begin()
         before = time.perf_counter()
         while before < until:
-            step = await env.step(action)
+            await env.step(action)
             now = time.perf_counter()
             took.append(now - before)
-            if step.done:
+            self._left -= 1
+            if self._left == 0:
                 env = await self.begin()
-                now = time.perf_counter()
+                self._left, now = TURNS, time.perf_counter()
             before = now
 
 
 async def load(url: str, clients: int, seconds: float) -> None:
     """Rounds of steps, every session as fast as it can."""
     async with connect(url) as envs:
-        players = [Player(envs) for _ in range(clients)]
+        players = [
+            Player(envs, 1 + number * TURNS // clients) for number in range(clients)
+        ]  # not all begin at once
         for player in players:
             await player.begin()
+        print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             took: list[float] = []
             began, spent = time.perf_counter(), time.process_time()

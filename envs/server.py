@@ -47,7 +47,7 @@ from turnwise.envs.openenv.aside import AT_ONCE
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.service import Service
-from turnwise.envs.tokens import Tokens
+from turnwise.envs.tokens import Tokens, token_of
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
 PATIENCE = 600.0
@@ -172,13 +172,10 @@ class EnvServer:
 
     def _caller(self, request: web.Request, *, but: Sequence[Role] = ()) -> Principal:
         """Raises :class:`Refusal` for whoever may not be here: with no token, or with one of these roles."""
-        header = request.headers.get("Authorization")
-        scheme, _, token = (header or "").partition(" ")
-        if header is not None and scheme.lower() != "bearer":
-            raise Refusal(Code.UNAUTHORIZED, f"the server knows no authorization of kind {scheme!r}")
+        token = token_of(request.headers.get("Authorization"))
         if self._open_to_all:
             self._refuse_web_pages(request)
-        caller = self._service.principal(None if header is None else token.strip())
+        caller = self._service.principal(token)
         if caller.role in but:
             raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.method} {request.path}")
         return caller
