@@ -38,9 +38,8 @@ class Entry:
 class Directory:
     """Sessions by their ids. Use :meth:`run` as long as it is in use."""
 
-    def __init__(self, service: Service, idle: float = IDLE_SECONDS) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._idle = idle
         self._owner = Owner()
         self._entries: dict[str, Entry] = {}
 
@@ -89,8 +88,8 @@ class Directory:
         """End what is idle, until it is cancelled; then end all."""
         try:
             while True:
-                await asyncio.sleep(min(LOOK_SECONDS, self._idle))
-                old = time.monotonic() - self._idle
+                await asyncio.sleep(min(LOOK_SECONDS, IDLE_SECONDS))
+                old = time.monotonic() - IDLE_SECONDS
                 for entry in list(self._entries.values()):
                     if not entry.attached and entry.used < old:
                         await self._end(entry)
