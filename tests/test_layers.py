@@ -37,6 +37,8 @@ NEEDS_EXTRA = (
     "turnwise.agents.torch",
     "turnwise.agents.torch_policy",
     "turnwise.envs.connection",
+    "turnwise.envs.openenv.app",
+    "turnwise.envs.openenv.sockets",
     "turnwise.envs.server",
     "turnwise.trainer.batch",
     "turnwise.trainer.begin",

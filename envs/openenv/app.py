@@ -38,7 +38,13 @@ logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 5.0
 """How long a client may take to say goodbye."""
 ANYONE = Principal("agent")
-STATUS = {Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED, Code.FORBIDDEN: HTTPStatus.FORBIDDEN}
+SPARE = 64
+"""Sockets beyond four for every session, refused ones that are not yet closed included."""
+STATUS = {
+    Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
+    Code.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Code.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
+}
 
 
 class OpenEnv:
@@ -88,6 +94,8 @@ class OpenEnv:
     def _connector(self, mount: Mount, kind: type[Socket]) -> Handler:
         async def connect(request: web.Request) -> web.StreamResponse:
             caller = self._caller(request)
+            if len(self._sockets) >= SPARE + 4 * self._service.roster.sessions:
+                raise Refusal(Code.BUSY, f"{len(self._sockets)} clients are connected")
             socket = web.WebSocketResponse(
                 heartbeat=HEARTBEAT, max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_SECONDS
             )
