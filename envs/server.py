@@ -19,7 +19,6 @@ in a browser on this machine could send.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -34,6 +33,7 @@ from pydantic import BaseModel
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
 from turnwise.envs.held import Owner, Principal
+from turnwise.envs.hosts import is_loopback
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.service import Service
@@ -278,14 +278,6 @@ class Connection:
             logger.warning("A client took in nothing for %g s and is given up", SEND_SECONDS)
             if self._transport is not None:
                 self._transport.abort()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host of that name or address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _json(body: BaseModel, status: int = 200) -> web.Response:

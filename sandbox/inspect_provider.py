@@ -61,8 +61,8 @@ class SandboxConfig(BaseModel):
 
     @classmethod
     def of(cls, config: BaseModel | str | None) -> SandboxConfig:
-        """From what Inspect hands on. Raises ``ValueError`` for a file with other fields, and ``TypeError`` for
-        another provider's configuration."""
+        """From what Inspect hands on. Raises ``ValueError`` for a file with other fields, and ``TypeError``
+        for another provider's configuration."""
         match config:
             case None:
                 return cls()
@@ -70,7 +70,9 @@ class SandboxConfig(BaseModel):
                 return cls.model_validate(yaml.safe_load(Path(config).read_text()) or {})
             case SandboxConfig():
                 return config
-        raise TypeError(f"sandbox turnwise: its configuration is a SandboxConfig, not {type(config).__name__}")
+        raise TypeError(
+            f"sandbox turnwise: its configuration is a SandboxConfig, not {type(config).__name__}"
+        )
 
 
 @dataclass(slots=True)

@@ -32,6 +32,9 @@ OPTIONAL = (
     "mlflow",
     "gymnasium",
     "mcp",
+    "mcp_types",
+    "starlette",
+    "uvicorn",
     "inspect_ai",
 )
 """Packages that come with an extra only."""
@@ -41,6 +44,7 @@ NEEDS_EXTRA = (
     "turnwise.agents.torch_policy",
     "turnwise.envs.adapters.gym",
     "turnwise.envs.adapters.mcp_server",
+    "turnwise.envs.adapters.mcp_serving",
     "turnwise.envs.server",
     "turnwise.sandbox.inspect_provider",
     "turnwise.trainer.batch",

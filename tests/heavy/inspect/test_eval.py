@@ -62,7 +62,9 @@ def accuracy_of(log: EvalLog) -> float:
 
 
 def children() -> set[str]:
-    return {child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()}
+    return {
+        child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()
+    }
 
 
 def spec(**fields: object) -> SandboxEnvironmentSpec:
