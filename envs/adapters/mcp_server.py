@@ -194,10 +194,11 @@ def _episode(context: Context) -> Episode:
 
 
 def blocks(view: AgentView) -> list[types.ContentBlock]:
-    """A view as MCP content."""
+    """A view as MCP content; empty text is none."""
     return [
         types.TextContent(text=block.text)
         if isinstance(block, TextBlock)
         else types.ImageContent(data=base64.b64encode(block.data).decode(), mime_type=block.media_type)
         for block in view.content
+        if not isinstance(block, TextBlock) or block.text
     ]

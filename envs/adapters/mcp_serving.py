@@ -50,16 +50,38 @@ async def serve_http(
             f"host {host!r} can be reached from other machines: set a token (--token or TURNWISE_TOKEN), "
             "or serve on 127.0.0.1"
         )
-    app: ASGIApp = server.streamable_http_app(host=host, max_sessions=SESSIONS)
-    if token is not None:
-        app = RequireToken(app, check_token(token))
+    gate = Gate(server.streamable_http_app(host=host, max_sessions=SESSIONS), token)
     config = uvicorn.Config(
-        app, ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=GOODBYE_SECONDS
+        gate,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=GOODBYE_SECONDS,
     )
     with listen(host, port) as listener:
         place = f"[{host}]" if ":" in host else host
         listening(f"http://{place}:{listener.getsockname()[1]}/mcp")
-        await WebServer(config).serve(sockets=[listener])
+        web = WebServer(config)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(web.serve(sockets=[listener]))
+            async with server.session_manager.run():
+                await told_to_stop()
+                gate.closed = True
+            web.should_exit = True  # after the sessions, whose streams it would wait for
+
+
+async def told_to_stop() -> None:
+    """Wait for the first SIGINT or SIGTERM; a second one no longer waits for sessions to close."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await stop.wait()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -72,45 +94,34 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class WebServer(uvicorn.Server):
-    """One whose owner goes on when it was told to stop, instead of dying of the same signal."""
+    """One that leaves signals to its owner."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at the first signal; a second one finds the usual handler."""
-        loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            self.should_exit = True
-            self.release(loop)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
-        try:
-            yield
-        finally:
-            self.release(loop)
-
-    def release(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give the signals back."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        """Capture none."""
+        yield
 
 
-class RequireToken:
-    """Answers 401 to requests without the token."""
+class Gate:
+    """Lets requests through that have the token, if there is one, until it is closed."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._expected = None if token is None else f"Bearer {check_token(token)}".encode()
+        self.closed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        app = self._app
+        if self.closed:
+            app = refusal(503, "the server is going down")
+        elif self._expected is not None:
             given = Headers(scope=scope).get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._expected):
-                refusal = JSONResponse(
-                    {"error": "unauthorized: send the header 'Authorization: Bearer TOKEN'"},
-                    status_code=401,
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                app = refusal(401, "send the header 'Authorization: Bearer TOKEN'")
+        await app(scope, receive, send)
+
+
+def refusal(status: int, words: str) -> ASGIApp:
+    """An answer to a request that is not let through."""
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse({"error": words}, status_code=status, headers=headers)

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any, Generic, NamedTuple, TypeVar
 
 Resource = TypeVar("Resource")
@@ -48,8 +48,9 @@ class Worker(Generic[Resource]):
     def close(self) -> None:
         """Close the resource and end the thread. Raises what closing raises; to be called once."""
         self._running.loop.call_soon_threadsafe(self._running.stop.set)
-        self._thread.join()
-        self._ended.result()
+        if current_thread() is not self._thread:  # where a garbage collection may call
+            self._thread.join()
+            self._ended.result()
 
     def _work(self, resource: AbstractAsyncContextManager[Resource]) -> None:
         try:

@@ -62,6 +62,8 @@ async def serve(
     token: str | None,
 ) -> None:
     """Serve on an address, or without one on standard input and output. Raises ``UsageError``."""
+    import signal
+
     from turnwise.envs.errors import UsageError
     from turnwise.envs.local import LocalEnvs
 
@@ -81,6 +83,8 @@ async def serve(
         envs = await stack.enter_async_context(LocalEnvs(backend=backend, capacity=SESSIONS))
         server = episode_server(envs, env, record=record, seed=seed, split=split)
         if address is None:
+            # A thread waits for input, which no cancellation ends; sandboxes end with their owner in any case.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             await serve_stdio(server)
         else:
             who = "for every program on this machine" if token is None else "for callers with the token"
