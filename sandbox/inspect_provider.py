@@ -191,7 +191,7 @@ class TurnwiseSandboxEnvironment(SandboxEnvironment):
             data = contents.encode() if isinstance(contents, str) else contents
             await self.sandbox.write(file, data, mode=mode)
 
-    async def read_file(self, file: str, text: bool = True) -> str | bytes:  # type: ignore[override]
+    async def read_file(self, file: str, text: bool = True) -> str | bytes:
         """Read a file; a text as it is, its line ends included."""
         most = SandboxEnvironmentLimits.MAX_READ_FILE_SIZE
         with failures():

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -30,9 +31,12 @@ BACKEND = next(probe.backend for probe in probes() if probe.available)
 DESK = "tools/configdesk"
 MAIN = ("-c", "from turnwise.cli import main; main()", "mcp")
 TOKEN = "not-to-be-shown"
-INITIALIZE = b"""{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25",\
- "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}}
-"""
+CLIENT = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "test", "version": "1"},
+}
+INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": CLIENT}
 
 
 async def demonstration(seed: int) -> list[ToolCall]:
@@ -59,9 +63,9 @@ async def solve(client: Client, calls: list[ToolCall]) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-def recorded(file: Path) -> dict[str, list[dict]]:
+def recorded(file: Path) -> dict[str, list[dict[str, Any]]]:
     """The records of each episode."""
-    episodes: dict[str, list[dict]] = {}
+    episodes: dict[str, list[dict[str, Any]]] = {}
     for line in file.read_text().splitlines():
         turn = json.loads(line)
         episodes.setdefault(turn["episode"], []).append(turn["record"])
@@ -127,7 +131,7 @@ async def test_a_signal_ends_it_and_its_sandboxes_while_it_waits_for_input(numbe
     assert process.stdin is not None
     assert process.stdout is not None
     async with asyncio.timeout(60):
-        process.stdin.write(INITIALIZE)
+        process.stdin.write(f"{json.dumps(INITIALIZE)}\n".encode())
         assert b"instructions" in await process.stdout.readline()
         below = {os.pidfd_open(pid) for pid in offspring(process.pid)}
         assert below

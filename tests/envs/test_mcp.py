@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 from mcp import Client
@@ -41,6 +42,7 @@ class Gate(Env):
 
     name = "test/gate"
     limits = EpisodeLimits(turns=4)
+    entered: asyncio.Event
     opened: asyncio.Event
 
     def tasks(self, split: str) -> TaskSet:
@@ -84,7 +86,7 @@ async def opened(turns: list[RecordedTurn]) -> AsyncIterator[Open]:
     async with LocalEnvs(backend="process", capacity=1) as envs:
 
         @asynccontextmanager
-        async def connected(env: str, **where: object) -> AsyncIterator[Client]:
+        async def connected(env: str, **where: Any) -> AsyncIterator[Client]:
             server = episode_server(envs, env, record=turns.append, **where)
             async with Client(server, mode="legacy") as client:
                 yield client
@@ -134,7 +136,7 @@ async def test_scores_and_milestones_go_to_the_trainer_alone(opened: Open, turns
     assert turns[0].task.id == "test/0"
 
 
-def client_text(received: list) -> str:
+def client_text(received: list[Any]) -> str:
     return "".join(word for message in received if hasattr(message, "content") for word in words(message))
 
 

@@ -83,7 +83,7 @@ async def serve(
         envs = await stack.enter_async_context(LocalEnvs(backend=backend, capacity=SESSIONS))
         server = episode_server(envs, env, record=record, seed=seed, split=split)
         if address is None:
-            # A thread waits for input, which no cancellation ends; sandboxes end with their owner in any case.
+            # A thread waits for input, which no cancellation ends. Sandboxes end with their owner anyhow.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             await serve_stdio(server)
         else:
