@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self
 
 import gymnasium
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from pydantic import Field, ValidationError
 
 from turnwise.envs.adapters.calls import act
@@ -127,6 +127,10 @@ class TurnwiseEnv(gymnasium.Env[str, str]):
     ) -> None:
         self._env, self._split = EnvSpec.parse(env), check_split(split)
         source: AbstractAsyncContextManager[LocalEnvs | RemoteEnvs]
+        if url is None and token is not None:
+            raise UsageError("token: is for a server; give its url too")
+        if url is not None and backend is not None:
+            raise UsageError("backend: is the server's to choose; leave it out where url is given")
         if url is None:
             self._env.make()
             source = LocalEnvs(backend=backend, capacity=1)
@@ -141,8 +145,10 @@ class TurnwiseEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Start an episode: the same seed, the same task. Raises ``UsageError`` for wrong options, and
-        ``EpisodeFailed`` where the environment cannot start."""
+        """Start an episode: the same seed, the same task. Raises ``UsageError`` for wrong options,
+        ``EpisodeFailed`` where it cannot start, and ``ClosedEnvironmentError`` after ``close``."""
+        if not self._close.alive:
+            raise ClosedEnvironmentError("the environment was closed: make another")
         super().reset(seed=seed)
         try:
             chosen = ResetOptions.model_validate(options or {})

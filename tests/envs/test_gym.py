@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from turnwise.envs.adapters.gym import ACTION_CHARS, TurnwiseEnv, Words, read_action
@@ -159,6 +159,8 @@ def test_closing_leaves_nothing() -> None:
     assert (threading.active_count(), children()) == (threads, processes)
     with pytest.raises(ResetNeeded):
         env.step("words")
+    with pytest.raises(ClosedEnvironmentError):
+        env.reset()
 
 
 def test_one_that_was_forgotten_leaves_nothing() -> None:
@@ -206,6 +208,8 @@ def test_several_run_side_by_side() -> None:
         (lambda: TurnwiseEnv(DESK, split="tset"), "did you mean 'test'"),
         (lambda: TurnwiseEnv(DESK, backend="dcoker"), "namespaces"),
         (lambda: TurnwiseEnv(DESK, url="localhost"), "http://host:8000"),
+        (lambda: TurnwiseEnv(DESK, token="secret"), "give its url"),
+        (lambda: TurnwiseEnv(DESK, url="http://127.0.0.1:1", backend="process"), "leave it out"),
     ],
 )
 def test_what_cannot_be_made_is_named(make, said: str) -> None:
