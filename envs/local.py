@@ -18,7 +18,7 @@ from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.types import SPLITS, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
-from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
+from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
 from turnwise.sandbox.pool import Pool
 
 PATIENCE = 600.0
@@ -114,6 +114,11 @@ class LocalEnvs:
             await sandbox.close()
         else:
             await self._pools[sandbox.spec].release(sandbox)
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot of one of the sandboxes."""
+        assert self._backend is not None
+        await self._backend.drop(snapshot)
 
     async def _pool(self, spec: SandboxSpec) -> Pool:
         async with self._starting:

@@ -45,6 +45,7 @@ NEEDS_EXTRA = (
     "turnwise.envs.adapters.gym",
     "turnwise.envs.adapters.mcp_server",
     "turnwise.envs.adapters.mcp_serving",
+    "turnwise.envs.connection",
     "turnwise.envs.server",
     "turnwise.sandbox.inspect_provider",
     "turnwise.trainer.batch",
