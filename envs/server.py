@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -44,10 +45,13 @@ from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
+from turnwise.envs.routing import Place
 from turnwise.envs.service import Service
 from turnwise.envs.tokens import Tokens
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
+SESSIONS = 128
+"""Open at once, if not told otherwise."""
 PATIENCE = 600.0
 """Seconds that an ``open`` waits for a place: what the episodes before it may take."""
 LEASE_SECONDS = 60.0
@@ -75,16 +79,18 @@ class EnvServer:
         port: int = 8000,
         token: str | Tokens | None = None,
         tls: tuple[Path, Path] | None = None,
-        sessions: int = 128,
+        sessions: int = SESSIONS,
         patience: float = PATIENCE,
         lease: float = LEASE_SECONDS,
         max_age: float | None = None,
         journal: Path | None = None,
         backend: str | None = None,
+        place: Place | None = None,
     ) -> None:
         """``port`` 0 is any free one; ``token`` is the trainer's, or those of all roles; ``tls`` names the
         files of a certificate and its key; ``sessions`` bounds those open at once; ``patience``, ``lease``
-        and ``max_age`` are seconds; ``journal`` is a folder.
+        and ``max_age`` are seconds; ``journal`` is a folder. With ``place`` it does not listen: it is one of
+        several workers, and its connections come by :meth:`adopt` (see :mod:`turnwise.envs.front`).
 
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
@@ -104,7 +110,7 @@ class EnvServer:
         tokens = (
             token if isinstance(token, Tokens) else Tokens.of({} if token is None else {"trainer": token})
         )
-        self.host, self.port = host, port
+        self.host, self.port, self._place = host, port, place
         self._open_to_all = not tokens.roles
         self._tls = None if tls is None else _tls(*tls)
         self._connections = 64 + 4 * sessions
@@ -118,10 +124,12 @@ class EnvServer:
             patience=patience,
             max_age=max_age,
             journal=self._journal,
+            place=place or Place(),
         )
         self._service = Service(self._roster, self._specs, tokens)
         self._leases = Leases(self._roster, self._background, lease)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._http: web.Server | None = None
         self._stack = AsyncExitStack()
 
     @property
@@ -149,13 +157,29 @@ class EnvServer:
             stack.push_async_callback(self._roster.stop)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            try:
-                await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
-            except OSError as error:
-                raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
-            self.port = runner.addresses[0][1]
+            self._http = runner.server
+            if self._place is None:
+                await self._listen(runner)
             self._stack = stack.pop_all()
         return self
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        try:
+            await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
+        except OSError as error:
+            raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        self.port = runner.addresses[0][1]
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process accepted."""
+        assert self._http is not None
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(self._http, connection)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return 0 if self._http is None else len(self._http.connections)
 
     async def __aexit__(self, *_: object) -> None:
         """Take leave of every client, close every session and leave no sandbox behind."""
