@@ -17,6 +17,8 @@ import multiprocessing
 import socket
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from turnwise.envs.background import Background
@@ -104,6 +106,7 @@ class Front:
         self.host, self.port, self.workers = host, port, workers
         self.alive: dict[int, Worker] = {}
         """The workers that can be given connections, by number."""
+        self._folder: Path | None = None
         self._background = Background()
         self._stack = contextlib.AsyncExitStack()
 
@@ -117,6 +120,7 @@ class Front:
         async with contextlib.AsyncExitStack() as stack:
             listener = stack.enter_context(self._listen())
             self.port = listener.getsockname()[1]
+            self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="turnwise-")))
             stack.push_async_callback(self._stop_workers)
             await self._start_workers()
             stack.push_async_callback(self._background.close)
@@ -196,7 +200,7 @@ class Front:
         ours.setblocking(False)
         process = multiprocessing.get_context("spawn").Process(
             target=run_worker,
-            args=(theirs, Place(index, self.workers), self._options),
+            args=(theirs, Place(index, self.workers, self._folder), self._options),
             name=f"turnwise worker {index}",
         )
         worker = Worker(index, process, ours)

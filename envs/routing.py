@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 MAX_HEAD = 16 << 10
 """Bytes of a request's head that are looked at."""
@@ -31,6 +32,8 @@ class Place:
 
     index: int = 0
     workers: int = 1
+    folder: Path | None = None
+    """Where the workers reach each other; None where there is but one."""
 
     def secret(self) -> str:
         """A new one that leads back here."""

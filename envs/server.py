@@ -47,6 +47,7 @@ from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.routing import Place
 from turnwise.envs.service import Service
+from turnwise.envs.siblings import Siblings
 from turnwise.envs.tokens import Tokens
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
@@ -130,6 +131,7 @@ class EnvServer:
         self._leases = Leases(self._roster, self._background, lease)
         self._sockets: set[web.WebSocketResponse] = set()
         self._http: web.Server | None = None
+        self._siblings = Siblings(place or Place())
         self._stack = AsyncExitStack()
 
     @property
@@ -157,13 +159,18 @@ class EnvServer:
             stack.push_async_callback(self._roster.stop)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
+            await stack.enter_async_context(self._siblings)
             self._http = runner.server
-            if self._place is None:
-                await self._listen(runner)
+            await self._listen(runner)
             self._stack = stack.pop_all()
         return self
 
     async def _listen(self, runner: web.AppRunner) -> None:
+        if self._place is not None and self._place.folder is not None:
+            path = Siblings.path(self._place.folder, self._place.index)
+            path.unlink(missing_ok=True)  # of one before this, which died
+            await web.UnixSite(runner, path).start()
+            return
         try:
             await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
         except OSError as error:
@@ -240,12 +247,17 @@ class EnvServer:
 
     async def _sessions(self, request: web.Request) -> web.Response:
         self._caller(request, but=["agent", "grader"])
-        return _json(SessionList(sessions=tuple(held.line() for held in self._roster.held)))
+        sessions = [held.line() for held in self._roster.held]
+        for answer in await self._siblings.ask(request):
+            sessions += SessionList.model_validate_json(answer.body).sessions
+        return _json(SessionList(sessions=tuple(sessions)))
 
     async def _close(self, request: web.Request) -> web.Response:
         self._caller(request, but=["agent", "grader"])
         name = request.match_info["name"]
         if not self._roster.knows(name):
+            if any(answer.status == HTTPStatus.NO_CONTENT for answer in await self._siblings.ask(request)):
+                return web.Response(status=HTTPStatus.NO_CONTENT)
             raise Refusal(Code.UNKNOWN_SESSION, f"there is no session {name!r}")
         await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
         return web.Response(status=HTTPStatus.NO_CONTENT)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from turnwise.envs.errors import UsageError
 from turnwise.envs.front import Front
 from turnwise.envs.routing import Place, worker_of
 from turnwise.envs.types import call
+from turnwise.envs.wire import PATH, WORKER_HEADER
 
 
 def make_front(**options: Any) -> Front:
@@ -98,6 +100,21 @@ async def test_a_client_returns_to_the_worker_of_its_sessions(front: Front) -> N
             wire.cut()
             for env in sessions:
                 assert (await env.step(call("check"))).record is not None
+
+
+async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
+    async with connect(front.url) as envs, ClientSession() as http, AsyncExitStack() as stack:
+        names = {
+            (await stack.enter_async_context(envs.open("tools/configdesk"))).info.session for _ in range(2)
+        }
+        for worker in range(2):
+            async with http.get(f"{front.url}{PATH}/sessions", headers={WORKER_HEADER: str(worker)}) as got:
+                assert {line["session"] for line in (await got.json())["sessions"]} == names
+        for name in names:
+            async with http.delete(f"{front.url}{PATH}/sessions/{name}") as gone:
+                assert gone.status == 204
+        async with http.delete(f"{front.url}{PATH}/sessions/{name}") as gone:
+            assert gone.status == 404
 
 
 async def test_draining_lets_sessions_end_and_takes_no_more(front: Front) -> None:
