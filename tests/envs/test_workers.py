@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,9 +27,9 @@ def make_front(**options: Any) -> Front:
     return Front(["tools/configdesk"], workers=2, port=0, backend="process", **options)
 
 
-@pytest.fixture
-async def front(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
-    monkeypatch.setattr(front_module, "RESTART_SECONDS", 0.0)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def front() -> AsyncIterator[Front]:
+    """Shared, as processes take seconds to start; each test leaves it without a connection."""
     async with make_front() as front:
         yield front
 
@@ -39,21 +40,32 @@ async def until(truth: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def loads(front: Front) -> list[int]:
+    return [worker.connections for _, worker in sorted(front.alive.items())]
+
+
+shared = pytest.mark.asyncio(loop_scope="module")
+
+
+@shared
 async def test_connections_go_to_the_worker_with_the_fewest(front: Front) -> None:
+    await until(lambda: loads(front) == [0, 0])
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(connect(front.url)) for _ in range(4)]
-        assert [worker.connections for worker in front.alive.values()] == [2, 2]
+        assert loads(front) == [2, 2]
         for envs in connections:
             async with envs.open("tools/configdesk", seed=1) as env:
                 await env.reset()
                 assert (await env.step(call("grep", pattern="x"))).record is not None
-    await until(lambda: [worker.connections for worker in front.alive.values()] == [0, 0])
+    await until(lambda: loads(front) == [0, 0])
 
 
+@shared
 async def test_one_client_spreads_its_sessions_over_the_workers(front: Front) -> None:
+    await until(lambda: loads(front) == [0, 0])
     async with connect(front.url) as envs, AsyncExitStack() as stack:
         sessions = [await stack.enter_async_context(envs.open("tools/configdesk", seed=i)) for i in range(4)]
-        assert [worker.connections for worker in front.alive.values()] == [1, 1]
+        assert loads(front) == [1, 1]
         for env in sessions:
             await env.reset()
             assert (await env.step(call("check"))).record is not None
@@ -89,6 +101,7 @@ class Wire:
         self._ends.clear()
 
 
+@shared
 async def test_a_client_returns_to_the_worker_of_its_sessions(front: Front) -> None:
     wire = Wire(front.port)
     async with await asyncio.start_server(wire.carry, "127.0.0.1") as server:
@@ -102,6 +115,7 @@ async def test_a_client_returns_to_the_worker_of_its_sessions(front: Front) -> N
                 assert (await env.step(call("check"))).record is not None
 
 
+@shared
 async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
     async with connect(front.url) as envs, ClientSession() as http, AsyncExitStack() as stack:
         names = {
@@ -117,8 +131,8 @@ async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
             assert gone.status == 404
 
 
-async def test_draining_lets_sessions_end_and_takes_no_more(front: Front) -> None:
-    async with connect(front.url) as envs:
+async def test_draining_lets_sessions_end_and_takes_no_more() -> None:
+    async with make_front() as front, connect(front.url) as envs:
         async with envs.open("tools/configdesk") as env:
             await env.reset()
             draining = asyncio.create_task(front.drain(60.0))
@@ -131,12 +145,15 @@ async def test_draining_lets_sessions_end_and_takes_no_more(front: Front) -> Non
         await draining
 
 
-async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(front: Front) -> None:
+async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(front_module, "RESTART_SECONDS", 0.0)
     async with (
-        connect(front.url) as first,
-        connect(front.url) as second,
-        first.open("tools/configdesk") as lost,
-        second.open("tools/configdesk") as kept,
+        make_front() as front,
+        connect(front.url) as envs,
+        envs.open("tools/configdesk") as lost,
+        envs.open("tools/configdesk") as kept,
     ):
         await lost.reset()
         await kept.reset()
@@ -145,11 +162,12 @@ async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(fr
         with pytest.raises(ServerFailed):
             await lost.step(call("check"))
         assert (await kept.step(call("check"))).record is not None
-    await until(lambda: 0 in front.alive and front.alive[0] is not victim)
-    async with connect(front.url) as envs, envs.open("tools/configdesk") as env:
-        await env.reset()
+        await until(lambda: 0 in front.alive and front.alive[0] is not victim)
+        async with envs.open("tools/configdesk") as env:
+            await env.reset()
 
 
+@shared
 async def test_a_client_that_dawdles_holds_up_nobody(front: Front) -> None:
     _, writer = await asyncio.open_connection(front.host, front.port)
     writer.write(b"GET /turnwise/v1 HTT")
