@@ -20,6 +20,7 @@ from turnwise.envs.held import Held, Owner, Scope
 from turnwise.envs.journal import Branch, Forked, Journal, SessionLog
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
+from turnwise.envs.routing import Place
 from turnwise.envs.session import Session
 from turnwise.envs.types import Task
 from turnwise.sandbox.contract import SandboxError
@@ -39,8 +40,9 @@ class Roster:
         patience: float,
         max_age: float | None,
         journal: Journal | None,
+        place: Place,
     ) -> None:
-        self.patience = patience
+        self.patience, self.place = patience, place
         self.draining = False
         """No session is opened any more."""
         self.on_close: list[Callable[[str], None]] = []
@@ -95,7 +97,7 @@ class Roster:
             except BaseException:
                 self._places.release()
                 raise
-            return self._hold(Held(name, spec, session, owner, log))
+            return self._hold(Held(name, spec, session, owner, self.place.secret(), log))
 
     async def _wait_for_place(self) -> None:
         try:
@@ -124,7 +126,7 @@ class Roster:
             ]
 
     def _twin(self, held: Held, name: str, session: Session, owner: Owner, log: SessionLog | None) -> Held:
-        twin = Held(name, held.spec, session, owner, log)
+        twin = Held(name, held.spec, session, owner, self.place.secret(), log)
         twin.view, twin.records = held.view, list(held.records)
         return twin
 
