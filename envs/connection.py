@@ -15,6 +15,7 @@ from turnwise.envs.background import Background
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
 from turnwise.envs.held import Principal
 from turnwise.envs.lease import Lease, Leases
+from turnwise.envs.outbox import Outbox, in_turn
 from turnwise.envs.service import Service
 from turnwise.envs.wire import (
     FaultReply,
@@ -28,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REPLY = 4 * MAX_FRAME
 """Bytes of one reply; a client takes in no more."""
-SEND_SECONDS = 30.0
-"""A client that takes in nothing for so long is given up."""
-SMALL = 32 << 10
-"""Bytes that a connection whose buffer is empty takes at once."""
 MAX_PENDING = 4096
 """Requests of one client that may be running or waiting."""
 GOODBYE = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
@@ -51,6 +48,7 @@ class Connection:
     ) -> None:
         self._service, self._leases, self._background = service, leases, background
         self._socket, self._transport = socket, transport
+        self._outbox = Outbox(socket, self.abort)
 
     async def run(self, caller: Principal, key: str | None) -> None:
         """``key`` is the lease's that the client comes back with."""
@@ -65,27 +63,32 @@ class Connection:
             workers=self._service.roster.place.workers,
         )
         try:
-            await self._send(_encode(welcome))
-            async for message in self._socket:
-                if lease.connection is not self:
-                    break  # it came back by another one, where it has asked this again
-                await self._take(lease, message)
+            async with self._outbox:
+                self._outbox.put(_encode(welcome))
+                async for message in self._socket:
+                    if lease.connection is not self:
+                        break  # it came back by another one, where it has asked this again
+                    await self._take(lease, message)
+                    await self._outbox.room()
         finally:
             self._leases.detach(lease, self, for_good=self._socket.close_code in GOODBYE)
 
     async def _take(self, lease: Lease, message: WSMessage) -> None:
-        try:
-            if message.type is not WSMsgType.TEXT:
-                raise Refusal(Code.INVALID_REQUEST, "the frame is not text")
-            request = read_request(message.data)
-            if lease.pending >= MAX_PENDING and request.type != "close":
-                said = f"{lease.pending} requests of this client wait"
-                raise Refusal(Code.BUSY, said, request=request.id)
-        except Refusal as refusal:
-            await self._send(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
-        else:
-            lease.pending += 1
-            self._background.start(self._answer(lease, request, hash(message.data)))
+        if message.type is not WSMsgType.TEXT:
+            fault = Refusal(Code.INVALID_REQUEST, "the frame is not text").fault
+            self._outbox.put(_encode(FaultReply(id=None, fault=fault)))
+            return
+        async for line in in_turn(message.data):
+            try:
+                request = read_request(line)
+                if lease.pending >= MAX_PENDING and request.type != "close":
+                    said = f"{lease.pending} requests of this client wait"
+                    raise Refusal(Code.BUSY, said, request=request.id)
+            except Refusal as refusal:
+                self._outbox.put(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
+            else:
+                lease.pending += 1
+                self._background.start(self._answer(lease, request, hash(line)))
 
     async def _answer(self, lease: Lease, request: Request, mark: int) -> None:
         try:
@@ -98,7 +101,7 @@ class Connection:
             reply = _encode(FaultReply(id=request.id, fault=refusal.fault))
         finally:
             lease.pending -= 1
-        await self._send(reply)
+        await self._outbox.send(reply, alone=lease.pending == 0)
 
     async def _carry_out(self, lease: Lease, request: Request) -> bytes:
         """The reply, ready to be sent and to be kept."""
@@ -111,20 +114,6 @@ class Connection:
         except Exception:
             logger.exception("A request %s of session %s failed", request.type, request.session)
             return _encode(FaultReply(id=request.id, fault=Refusal(Code.INTERNAL, "the server failed").fault))
-
-    async def _send(self, frame: bytes) -> None:
-        """Send it, unless the client is gone, which the reader learns as well."""
-        try:
-            if len(frame) < SMALL and self._transport and not self._transport.get_write_buffer_size():
-                await self._socket.send_frame(frame, WSMsgType.TEXT)  # has room: it need not be timed
-                return
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._socket.send_frame(frame, WSMsgType.TEXT)
-        except ConnectionError:
-            return
-        except TimeoutError:
-            logger.warning("A client took in nothing for %g s and is given up", SEND_SECONDS)
-            self.abort()
 
     def abort(self) -> None:
         """Cut it, as a network does."""

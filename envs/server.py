@@ -43,12 +43,14 @@ from turnwise.envs.journal import Journal
 from turnwise.envs.lease import Leases
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.openenv.app import OpenEnv, failures_as_openenv
+from turnwise.envs.openenv.aside import AT_ONCE
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.routing import Place
 from turnwise.envs.service import Service
 from turnwise.envs.siblings import Siblings
-from turnwise.envs.tokens import Tokens
+from turnwise.envs.tokens import Tokens, token_of
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
 SESSIONS = 128
@@ -107,7 +109,7 @@ class EnvServer:
         self.host, self.port, self._place = host, port, place
         self._open_to_all = not tokens.roles
         self._tls = None if tls is None else _tls(*tls)
-        self._local = LocalEnvs(backend=backend, capacity=sessions)
+        self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
         self._roster = Roster(
@@ -134,13 +136,14 @@ class EnvServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        app = web.Application(middlewares=[_faults_as_json])
+        app = web.Application(middlewares=[_faults_as_json, failures_as_openenv], client_max_size=MAX_FRAME)
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
         app.router.add_get(f"{PATH}/environments", self._list)
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
         app.router.add_get(f"{PATH}/sessions", self._sessions)
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
+        OpenEnv(self._service, self._local, self._caller, self._sockets).add_to(app, self._specs)
         app.on_shutdown.append(self._say_goodbye)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * CLOSE_SECONDS)
         async with AsyncExitStack() as stack:
@@ -192,13 +195,10 @@ class EnvServer:
 
     def _caller(self, request: web.Request, *, but: Sequence[Role] = ()) -> Principal:
         """Raises :class:`Refusal` for whoever may not be here: with no token, or with one of these roles."""
-        header = request.headers.get("Authorization")
-        scheme, _, token = (header or "").partition(" ")
-        if header is not None and scheme.lower() != "bearer":
-            raise Refusal(Code.UNAUTHORIZED, f"the server knows no authorization of kind {scheme!r}")
+        token = token_of(request.headers.get("Authorization"))
         if self._open_to_all:
             self._refuse_web_pages(request)
-        caller = self._service.principal(None if header is None else token.strip())
+        caller = self._service.principal(token)
         if caller.role in but:
             raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.method} {request.path}")
         return caller

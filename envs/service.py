@@ -39,6 +39,7 @@ from turnwise.envs.wire import (
     StepReply,
     StepRequest,
     TaskByRef,
+    TaskChoice,
     answer_seconds,
 )
 from turnwise.sandbox.contract import SandboxError
@@ -127,10 +128,10 @@ class Service:
     async def _open(self, request: OpenRequest, owner: Owner) -> Held:
         async def find() -> tuple[EnvSpec, Task]:
             spec = self._offered(request.env)
-            return spec, await self._task(spec, request)
+            return spec, await self.task(spec, request.task)
 
         seconds = answer_seconds(request, EpisodeLimits(), self.roster.patience)
-        return await self.roster.open(request.session, owner, seconds, find)
+        return await self.roster.open(request.session, owner, seconds, find, request.instead)
 
     def _offered(self, asked: EnvSpec) -> EnvSpec:
         """The environment that was asked for; one offered with options is offered with those alone."""
@@ -139,8 +140,9 @@ class Service:
                 return asked
         raise unknown("environment on this server", str(asked), map(str, self.specs))
 
-    async def _task(self, spec: EnvSpec, request: OpenRequest) -> Task:
-        env, choice = spec.make(), request.task
+    async def task(self, spec: EnvSpec, choice: TaskChoice) -> Task:
+        """The task that is meant. Raises ``UsageError`` where there is none."""
+        env = spec.make()
         if not isinstance(choice, TaskByRef):
             tasks = env.task_set(choice.split)
             return tasks[choice.seed % len(tasks)]

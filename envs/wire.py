@@ -1,9 +1,10 @@
 """What an environment server and its clients say to each other, protocol version 1.
 
-A connection is one WebSocket at ``/turnwise/v1`` with a JSON object per text frame. The server speaks
-first: a :class:`Welcome`. Then each :class:`Request` gets one :class:`Reply` with its ``id``; replies come
-as they are ready, in any order, so that one connection carries many sessions. Sessions are named by
-who opens them, so that one can be closed before it is known to be open.
+A connection is one WebSocket at ``/turnwise/v1`` with JSON objects in text frames, one or several of them a
+frame, a line each. The server speaks first: a :class:`Welcome`. Then each :class:`Request` gets one
+:class:`Reply` with its ``id``; replies come as they are ready, in any order, so that one connection carries
+many sessions. Sessions are named by who opens them, so that one can be closed before it is known to be
+open.
 
 A client whose connection drops connects again with the header :data:`LEASE_HEADER` and sends what was not
 answered once more, byte for byte: within one session an id stands for one request, which is carried out
@@ -85,11 +86,12 @@ class SessionRequest(Model):
 
 
 class OpenRequest(SessionRequest):
-    """Open a session of one task. Waits for a free place."""
+    """Open a session of one task. Waits for a free place, or takes that of a session, which it closes."""
 
     type: Literal["open"] = "open"
     env: EnvSpec
     task: TaskChoice
+    instead: SessionId | None = None
 
 
 class AttachRequest(SessionRequest):
