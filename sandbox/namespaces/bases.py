@@ -21,6 +21,8 @@ _FOLDERS = ["usr", "etc", "proc", "dev", "tmp", "run", "run/shm", "root", "var",
 _SHARED_FOLDERS = ("tmp", "run/shm", "var/tmp")
 _LINKS = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"]
 _COPIED = ["ld.so.cache", "alternatives", "localtime", "mime.types"]
+_CERTIFICATES = ["ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted"]
+"""Of the authorities that a server on an allow-list is known by, where distributions have them."""
 _WRITTEN = {
     "passwd": "root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
@@ -43,7 +45,8 @@ def make_skeleton() -> None:
             raise OSError(
                 f"/{name} is not a link into /usr on this machine: give sandboxes a root of their own"
             )
-    for name in _COPIED:
+    for name in _COPIED + [name for name in _CERTIFICATES if os.path.isdir(f"{HOST}/etc/{name}")]:
+        os.makedirs(os.path.dirname(f"{SKELETON}/etc/{name}"), exist_ok=True)
         _copy(f"{HOST}/etc/{name}", f"{SKELETON}/etc/{name}")
     for name, text in _WRITTEN.items():
         with open(f"{SKELETON}/etc/{name}", "x") as file:
@@ -51,14 +54,14 @@ def make_skeleton() -> None:
 
 
 def _copy(original: str, target: str) -> None:
-    """A file, link or directory, where there is one, as the hub's own."""
+    """A file, link or directory, where there is one that everybody may read, as the hub's own."""
     if os.path.islink(original):
         os.symlink(os.readlink(original), target)
     elif os.path.isdir(original):
         os.mkdir(target)
         for name in os.listdir(original):
             _copy(f"{original}/{name}", f"{target}/{name}")
-    elif os.path.isfile(original):
+    elif os.path.isfile(original) and os.stat(original).st_mode & stat.S_IROTH:
         with open(original, "rb") as old, open(target, "xb") as new:
             new.write(old.read())
         os.chmod(target, stat.S_IMODE(os.stat(original).st_mode))
