@@ -20,6 +20,7 @@ from turnwise.cli.envs import envs
 from turnwise.cli.evaluate import evaluate_command
 from turnwise.cli.export import export
 from turnwise.cli.group import Commands
+from turnwise.cli.images import images
 from turnwise.cli.messages import explain, install_warnings
 from turnwise.cli.recipes import recipes
 from turnwise.cli.rescore import rescore
@@ -42,7 +43,9 @@ def cli() -> None:
     """
 
 
-for command in (doctor, envs, train, sft, compare, evaluate_command, show, rescore, recipes, export, serve):
+for command in (
+    *(doctor, envs, train, sft, compare, evaluate_command, show, rescore, recipes, export, serve, images),
+):
     cli.add_command(command)
 
 
