@@ -5,18 +5,18 @@
 
 An image is an extracted root in a store of folders named by what is in them, and a name for it. It is made
 of a Dockerfile, of packages of the distribution, or of programs of this machine with all that they load.
-``namespaces`` runs on the folder itself; for Docker, :func:`into_docker` hands it to the Engine.
+Every backend that can have a root of its own runs on it.
 """
 
 from pathlib import Path
 
 from turnwise.sandbox.images.apt import Apt
-from turnwise.sandbox.images.docker import Dockerfile, into_docker
+from turnwise.sandbox.images.docker import Dockerfile
 from turnwise.sandbox.images.errors import ImageError
 from turnwise.sandbox.images.host import Host
 from turnwise.sandbox.images.store import Image, Source, Store
 
-__all__ = ["Apt", "Dockerfile", "Host", "Image", "ImageError", "Source", "Store", "find", "into_docker"]
+__all__ = ["Apt", "Dockerfile", "Host", "Image", "ImageError", "Source", "Store", "find"]
 
 
 def find(name: str) -> Path:

@@ -19,17 +19,22 @@ _MISSING = "images: mmdebstrap is not installed; as root: apt-get install mmdebs
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """A minimal system with these packages, as ``name`` or ``name=version``."""
+    """A minimal system with these packages, as ``name`` or ``name=version``.
+
+    Raises :class:`ImageError` for what is no package's name.
+    """
 
     packages: tuple[str, ...]
 
-    def fill(self, root: Path, scratch: Path) -> str:
-        """Have mmdebstrap make it. Raises :class:`ImageError`."""
+    def __post_init__(self) -> None:
         for package in self.packages:
             if not _PACKAGE.fullmatch(package):
                 raise ImageError(
                     f"images: --apt: {package!r} is no package; write names, with commas between"
                 )
+
+    def fill(self, root: Path, scratch: Path) -> str:
+        """Have mmdebstrap make it. Raises :class:`ImageError`."""
         if shutil.which("mmdebstrap") is None:
             raise ImageError(_MISSING)
         suite, sources = _release()

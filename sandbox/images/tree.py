@@ -1,4 +1,4 @@
-"""A root file system as a tree of files: unpacked, put in order, measured, packed.
+"""A root file system as a tree of files: unpacked, put in order, measured.
 
 Of a file its path, permissions and content count, of a link its target. Owners, times and devices do not:
 in a sandbox there is one user, and nothing in an image gives a right to anybody (setuid).
@@ -56,19 +56,6 @@ def unpacking(root: Path) -> Iterator[IO[bytes]]:
         raise ImageError(
             f"the archive could not be unpacked: {told.splitlines()[0] if told else 'tar failed'}"
         )
-
-
-@contextmanager
-def packing(root: Path) -> Iterator[IO[bytes]]:
-    """A tree as a tar file to read, everything being root's."""
-    command = ["tar", "--create", "--file=-", f"--directory={root}", "--owner=0", "--group=0"]
-    with subprocess.Popen([*command, "--numeric-owner", "."], stdout=subprocess.PIPE) as tar:
-        assert tar.stdout is not None
-        try:
-            yield tar.stdout
-        except BaseException:
-            tar.kill()
-            raise
 
 
 def settle(root: Path) -> None:
