@@ -89,9 +89,18 @@ class Store:
         return self._roots / image.digest
 
     def find(self, name: str) -> Path:
-        """The root of an image, which is kept as long as this process lives. Raises :class:`ImageError`."""
+        """The root of an image, which is kept as long as this process lives.
+
+        Raises :class:`ImageError` where there is none, or where its files are another user's: the user of a
+        sandbox would own nothing there.
+        """
         with self._locked() if self.folder.exists() else contextlib.nullcontext():
             root = self.root(self.image(name))
+            if root.stat().st_uid != os.geteuid():
+                raise ImageError(
+                    f"image {name!r}: its files are another user's; name a store of your own in "
+                    "TURNWISE_IMAGES, and build it there"
+                )
             if str(root) not in _used:
                 opened = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(opened, fcntl.LOCK_SH)
@@ -151,7 +160,7 @@ class Store:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the store, for a moment."""
-        with (self.folder / "lock").open("a") as file:
+        with _opened(self.folder / "lock", os.O_CREAT) as file:  # whoever may look may lock
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -165,15 +174,13 @@ class Store:
             raise ImageError(
                 f"images: {self.folder} cannot be made ({error.strerror}); name another in TURNWISE_IMAGES"
             ) from None
-        with self._locked():
-            scratch = Path(tempfile.mkdtemp(dir=self._building))
-            held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        try:
+        with contextlib.ExitStack() as stack:
+            with self._locked():
+                scratch = Path(tempfile.mkdtemp(dir=self._building))
+                held = stack.enter_context(_opened(scratch))
+                fcntl.flock(held, fcntl.LOCK_EX)
+            stack.callback(shutil.rmtree, scratch)
             yield scratch
-        finally:
-            shutil.rmtree(scratch)
-            os.close(held)
 
     def _sweep(self) -> None:
         """Remove what nobody needs: folders of ended builders, and roots without a name or a user."""
@@ -186,11 +193,19 @@ class Store:
 
 def _free(folder: Path) -> bool:
     """Whether nobody holds a folder."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with _opened(folder) as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """A file or folder to lock."""
+    opened = os.open(path, os.O_RDONLY | flags, 0o644)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        yield opened
     finally:
         os.close(opened)
-    return True

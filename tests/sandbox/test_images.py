@@ -120,6 +120,15 @@ def test_the_environment_says_where_the_store_is(tmp_path: Path, monkeypatch: py
         Store().build("tools", holding("x"))
 
 
+def test_another_users_image_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sandbox on it nothing would be the agent's, not even its workspace."""
+    store.build("image", holding("x"))
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(ImageError, match="another user's; name a store of your own"):
+        store.find("image")
+
+
 # ---------------------------------------------------------------- what a root is made fit by
 
 

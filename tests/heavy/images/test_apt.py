@@ -1,7 +1,4 @@
-"""An image of packages, made for real by mmdebstrap through the command line, and run on. Takes minutes.
-
-It is made once; a second user of it is an ordinary one, to whom its files belong to somebody else.
-"""
+"""An image of packages, made for real by mmdebstrap through the command line, and run on. Takes minutes."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +45,7 @@ ORDINARY += [
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """Of a store with the image ``tools``."""
-    environment = {**os.environ, "TURNWISE_IMAGES": str(tmp_path_factory.mktemp("images") / "store")}
+    environment = {**os.environ, "TURNWISE_IMAGES": str(tmp_path_factory.mktemp("images"))}
     command = [*TURNWISE, "images", "build", "tools", "--apt", "python3,git,ca-certificates"]
     result = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=1800, check=False
@@ -75,12 +73,13 @@ def test_python_and_git_run_on_it(environment: Mapping[str, str]) -> None:
     assert look(environment) == WANTED
 
 
-def test_an_ordinary_user_runs_on_it_too(environment: Mapping[str, str]) -> None:
-    store = Path(environment["TURNWISE_IMAGES"])
-    for folder in [store, *store.parents[:2]]:
-        folder.chmod(0o755)
-    (store / "lock").chmod(0o666)
-    assert look(environment, *([] if os.geteuid() else ORDINARY)) == WANTED
+def test_an_ordinary_user_whose_files_they_are_runs_on_it_too(environment: Mapping[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["cp", "-a", f"{environment['TURNWISE_IMAGES']}/.", folder], check=True)
+        if os.geteuid() == 0:
+            subprocess.run(["chown", "-R", "65534:65534", folder], check=True)
+        prefix = ORDINARY if os.geteuid() == 0 else []
+        assert look({**environment, "TURNWISE_IMAGES": folder}, *prefix) == WANTED
 
 
 def test_it_is_what_was_built_and_nothing_else_is_left(environment: Mapping[str, str]) -> None:
