@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
@@ -78,23 +78,23 @@ class Egress:
         Raises ``OSError`` where nothing can be bound.
         """
         listener = where if isinstance(where, socket.socket) else _bound(where)
-        self._lookups = ThreadPoolExecutor(2, "egress")
-        acceptor = Acceptor(listener, self._connection)
+        lookups = ThreadPoolExecutor(2, "egress")  # of its own: slow names hold up nobody else
+        acceptor = Acceptor(listener, partial(self._connection, lookups))
         try:
             yield
         finally:
             await acceptor.close()
-            self._lookups.shutdown(wait=False, cancel_futures=True)
+            lookups.shutdown(wait=False, cancel_futures=True)
             if isinstance(where, Path):
                 with suppress(FileNotFoundError):
                     os.unlink(where)
 
     # ------------------------------------------------------------ one connection
-    async def _connection(self, accepted: socket.socket) -> None:
+    async def _connection(self, lookups: Executor, accepted: socket.socket) -> None:
         async with _streams(accepted) as (reader, writer):
             try:
                 request = parse(await _read_head(reader))
-                server = await self._connect(request)
+                server = await self._connect(request, lookups)
             except Refusal as refusal:
                 self.refused += 1
                 await _answer(reader, writer, refusal)
@@ -105,7 +105,7 @@ class Egress:
                     async with asyncio.timeout(IDLE_DEADLINE) as idle:
                         await _exchange(request, (reader, writer), (server_reader, server_writer), idle)
 
-    async def _connect(self, request: Request) -> socket.socket:
+    async def _connect(self, request: Request, lookups: Executor) -> socket.socket:
         """A connection to the host. Raises :class:`Refusal`."""
         if not self._allowed.matches(request.host, request.port):
             raise self._forbid(request, "is not a host that this sandbox may reach")
@@ -115,7 +115,7 @@ class Egress:
                 addresses: Sequence[str] = [request.host]
                 if address_of(request.host) is None:
                     resolve = partial(self._resolve, request.host, request.port)
-                    addresses = await loop.run_in_executor(self._lookups, resolve)
+                    addresses = await loop.run_in_executor(lookups, resolve)
                 checked = [a for a in addresses if self._allowed.admits(ip_address(a), request.port)]
                 if not checked:
                     raise self._forbid(request, "leads to no address that may be reached")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from pathlib import Path
 
-import docker  # type: ignore[import-untyped]
 import pytest
 
 from turnwise.sandbox import SandboxSpec
@@ -37,7 +37,7 @@ def context(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_the_engine() -> tuple[set[str], set[str]]:
     """Its images and containers."""
-    client = docker.from_env()
+    client = importlib.import_module("docker").from_env()
     try:
         images, containers = client.images.list(all=True), client.containers.list(all=True)
         return {image.id for image in images}, {container.id for container in containers}
