@@ -18,7 +18,7 @@ from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
-from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
+from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
 from turnwise.sandbox.images import Store
 from turnwise.sandbox.pool import Pool
 
@@ -127,6 +127,11 @@ class LocalEnvs:
             await sandbox.close()
         else:
             await self._pools[sandbox.spec].release(sandbox)
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot of one of the sandboxes."""
+        assert self._backend is not None
+        await self._backend.drop(snapshot)
 
     async def _pool(self, spec: SandboxSpec) -> Pool:
         async with self._starting:
