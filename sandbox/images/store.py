@@ -73,7 +73,11 @@ class Store:
     # ------------------------------------------------------------ looking
     def images(self) -> list[Image]:
         """All of them, by name."""
-        return [Image.model_validate_json(path.read_bytes()) for path in sorted(self._names.glob("*.json"))]
+        found = []
+        for path in sorted(self._names.glob("*.json")):
+            with contextlib.suppress(FileNotFoundError):  # removed just now
+                found.append(Image.model_validate_json(path.read_bytes()))
+        return found
 
     def image(self, name: str) -> Image:
         """One of them. Raises :class:`ImageError` for a name that is none."""
@@ -192,13 +196,13 @@ class Store:
 
 
 def _free(folder: Path) -> bool:
-    """Whether nobody holds a folder."""
-    with _opened(folder) as opened:
-        try:
+    """Whether nobody holds a folder, or is just removing it."""
+    try:
+        with _opened(folder) as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
 
 
 @contextmanager
