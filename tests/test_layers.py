@@ -47,6 +47,8 @@ NEEDS_EXTRA = (
     "turnwise.envs.adapters.mcp_serving",
     "turnwise.envs.connection",
     "turnwise.envs.front",
+    "turnwise.envs.openenv.app",
+    "turnwise.envs.openenv.sockets",
     "turnwise.envs.server",
     "turnwise.envs.siblings",
     "turnwise.envs.worker",
