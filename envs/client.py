@@ -4,9 +4,10 @@
         view = await env.reset()
         step = await env.step(call("guess", n=4))
 
-One connection carries all sessions; one that drops is made anew, and calls go on. Whatever goes wrong for
-good with the server or on the way to it is a :class:`~turnwise.envs.link.ServerFailed`, which is a
-``SandboxError``: the machine's failure, never the agent's.
+One connection to each of the server's processes carries all sessions there; one that drops is made anew,
+and calls go on. Whatever goes wrong for good with the server or on the way to it is a
+:class:`~turnwise.envs.link.ServerFailed`, which is a ``SandboxError``: the machine's failure, never the
+agent's.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 from uuid import uuid4
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import Code, Fault
-from turnwise.envs.link import Link, ServerFailed, linked
+from turnwise.envs.link import Dialler, Link, ServerFailed, dialling, linked
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import EpisodeFailed
 from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Step, StepRecord, Task
@@ -69,16 +70,21 @@ async def connect(
     to trust instead of the system's. Raises ``UsageError`` for a URL, token or file that is wrong, and
     :class:`~turnwise.envs.link.ServerFailed` where no server answers.
     """
-    async with linked(url, token, ca) as link:
-        yield RemoteEnvs(link)
+    async with AsyncExitStack() as stack:
+        dialler = await stack.enter_async_context(dialling(url, token, ca))
+        first = Desk(await stack.enter_async_context(linked(dialler)))
+        yield RemoteEnvs(dialler, first, stack)
 
 
 class RemoteEnvs:
-    """Opens sessions on a server. See :func:`connect`."""
+    """Opens sessions on a server, spread over its workers. See :func:`connect`."""
 
-    def __init__(self, link: Link) -> None:
-        self.url = link.url
-        self._link = link
+    def __init__(self, dialler: Dialler, first: Desk, stack: AsyncExitStack) -> None:
+        self.url = dialler.url
+        self._dialler, self._stack = dialler, stack
+        self._desks = {first.worker: first}
+        self._workers = first.workers
+        self._linking = asyncio.Lock()
 
     @asynccontextmanager
     async def open(
@@ -94,11 +100,15 @@ class RemoteEnvs:
             if task is None
             else TaskByRef(ref=task.ref, public=task.public)
         )
-        name = uuid4().hex
-        request = OpenRequest(id=self.next_id(), session=name, env=EnvSpec.parse(env), task=choice)
-        reply = await self.begin(request, [name], EpisodeLimits(), SessionReply)
-        async with RemoteSession(self, reply.info) as session:
-            yield session
+        desk, name = await self._least(), uuid4().hex
+        desk.sessions += 1
+        try:
+            request = OpenRequest(id=desk.next_id(), session=name, env=EnvSpec.parse(env), task=choice)
+            reply = await desk.begin(request, [name], EpisodeLimits(), SessionReply)
+            async with RemoteSession(desk, reply.info) as session:
+                yield session
+        finally:
+            desk.sessions -= 1
 
     async def attach(self, session: str | None = None) -> RemoteSession:
         """A session that another client opened and closes, by its name; an agent's token has but one.
@@ -106,14 +116,52 @@ class RemoteEnvs:
         What is allowed there is up to the token: an agent may ``step``, and its steps have no record; a
         grader may ``conclude`` and ask for ``records``.
         """
-        name = session or self._link.welcome.session
+        desk = next(iter(self._desks.values()))
+        name = session or desk.own_session
         if name is None:
             raise UsageError("attach(session): name the session; only an agent's token has one of its own")
-        request = AttachRequest(id=self.next_id(), session=name)
-        info = (await self.ask(request, EpisodeLimits(), SessionReply)).info
-        return RemoteSession(self, info, own=False)
+        for worker in (desk.worker, *(w for w in range(self._workers) if w != desk.worker)):
+            desk = await self._desk(worker)
+            request = AttachRequest(id=desk.next_id(), session=name)
+            try:
+                info = (await desk.ask(request, EpisodeLimits(), SessionReply)).info
+            except ServerFailed as failure:
+                unknown = failure
+                if failure.code is not Code.UNKNOWN_SESSION:
+                    raise
+            else:
+                return RemoteSession(desk, info, own=False)
+        raise unknown
 
-    # -- for sessions
+    async def _least(self) -> Desk:
+        """At the worker with the fewest sessions of this client."""
+        least = min(self._desks.values(), key=lambda desk: desk.sessions)
+        if least.sessions > 0 and len(self._desks) < self._workers:
+            return await self._desk(next(w for w in range(self._workers) if w not in self._desks))
+        return least
+
+    async def _desk(self, worker: int) -> Desk:
+        async with self._linking:
+            if worker not in self._desks:
+                link = await self._stack.enter_async_context(linked(self._dialler, worker))
+                self._desks[worker] = Desk(link)
+            return self._desks[worker]
+
+
+class Desk:
+    """What is asked of one worker of a server."""
+
+    def __init__(self, link: Link) -> None:
+        self.sessions = 0
+        """How many of this client's are there."""
+        self.url = link.url
+        self.worker, self.workers = link.welcome.worker, link.welcome.workers
+        self._link = link
+
+    @property
+    def own_session(self) -> str | None:
+        """The one of an agent's token."""
+        return self._link.welcome.session
 
     def next_id(self) -> int:
         """A request's number."""
@@ -156,7 +204,7 @@ class RemoteEnvs:
 class RemoteSession:
     """A session on a server, as :class:`~turnwise.envs.session.Session` is one here."""
 
-    def __init__(self, envs: RemoteEnvs, info: SessionInfo, *, own: bool = True) -> None:
+    def __init__(self, desk: Desk, info: SessionInfo, *, own: bool = True) -> None:
         self.info = info
         """As it was when it was opened."""
         self.turn = info.turn
@@ -164,7 +212,7 @@ class RemoteSession:
         self.score: float | None = None
         self.reached: dict[str, int] = {}
         """Milestones reached, with the turn."""
-        self._envs, self._own = envs, own
+        self._desk, self._own = desk, own
 
     @property
     def guide(self) -> str:
@@ -183,14 +231,14 @@ class RemoteSession:
 
     async def reset(self) -> AgentView:
         """Start; the episode's time begins now. Raises ``EpisodeFailed`` and what :meth:`step` does."""
-        request = ResetRequest(id=self._envs.next_id(), session=self.info.session)
-        return (await self._envs.ask(request, self.limits, ResetReply)).view
+        request = ResetRequest(id=self._desk.next_id(), session=self.info.session)
+        return (await self._desk.ask(request, self.limits, ResetReply)).view
 
     async def step(self, action: Action) -> Step:
         """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end and while another call
         runs, and :class:`ServerFailed`."""
-        request = StepRequest(id=self._envs.next_id(), session=self.info.session, action=action)
-        step = (await self._envs.ask(request, self.limits, StepReply)).step
+        request = StepRequest(id=self._desk.next_id(), session=self.info.session, action=action)
+        step = (await self._desk.ask(request, self.limits, StepReply)).step
         self.turn += 1
         self.end = step.end
         if step.record is not None:
@@ -200,8 +248,8 @@ class RemoteSession:
 
     async def conclude(self, end: EndReason, error: str = "") -> str:
         """End the episode for a reason and grade it; returns what went wrong, if anything did."""
-        request = ConcludeRequest(id=self._envs.next_id(), session=self.info.session, end=end, error=error)
-        reply = await self._envs.ask(request, self.limits, ConcludeReply)
+        request = ConcludeRequest(id=self._desk.next_id(), session=self.info.session, end=end, error=error)
+        reply = await self._desk.ask(request, self.limits, ConcludeReply)
         self.end, self.score = reply.end, reply.score
         return reply.error
 
@@ -212,9 +260,9 @@ class RemoteSession:
         there are not as many places free.
         """
         names = [uuid4().hex for _ in range(count)]
-        request = ForkRequest(id=self._envs.next_id(), session=self.info.session, twins=tuple(names))
-        reply = await self._envs.begin(request, names, self.limits, ForkReply)
-        twins = [RemoteSession(self._envs, info) for info in reply.twins]
+        request = ForkRequest(id=self._desk.next_id(), session=self.info.session, twins=tuple(names))
+        reply = await self._desk.begin(request, names, self.limits, ForkReply)
+        twins = [RemoteSession(self._desk, info) for info in reply.twins]
         for twin in twins:
             twin.reached = dict(self.reached)
         return twins
@@ -224,24 +272,24 @@ class RemoteSession:
 
         Processes in the sandbox end. Raises ``UsageError`` for one too many, and what :meth:`step` does.
         """
-        request = SnapshotRequest(id=self._envs.next_id(), session=self.info.session, name=name)
-        await self._envs.ask(request, self.limits, SnapshotReply)
+        request = SnapshotRequest(id=self._desk.next_id(), session=self.info.session, name=name)
+        await self._desk.ask(request, self.limits, SnapshotReply)
 
     async def restore(self, name: str) -> None:
         """Go back to a snapshot, also after the end. Raises ``UsageError`` for a name that has none."""
-        request = RestoreRequest(id=self._envs.next_id(), session=self.info.session, name=name)
-        reply = await self._envs.ask(request, self.limits, RestoreReply)
+        request = RestoreRequest(id=self._desk.next_id(), session=self.info.session, name=name)
+        reply = await self._desk.ask(request, self.limits, RestoreReply)
         self.turn, self.reached, self.end, self.score = reply.turn, dict(reply.reached), None, None
 
     async def records(self) -> tuple[StepRecord, ...]:
         """What the turns so far were worth."""
-        request = RecordsRequest(id=self._envs.next_id(), session=self.info.session)
-        return (await self._envs.ask(request, self.limits, RecordsReply)).records
+        request = RecordsRequest(id=self._desk.next_id(), session=self.info.session)
+        return (await self._desk.ask(request, self.limits, RecordsReply)).records
 
     async def close(self) -> None:
         """Give it up. Closing twice is harmless. Who only attached lets go: the session is another's."""
         if self._own:
-            await self._envs.close_session(self.info.session)
+            await self._desk.close_session(self.info.session)
 
     async def __aenter__(self) -> Self:
         return self

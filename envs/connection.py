@@ -59,6 +59,8 @@ class Connection:
             patience=self._service.roster.patience,
             lease=lease.key,
             lease_seconds=self._leases.seconds,
+            worker=self._service.roster.place.index,
+            workers=self._service.roster.place.workers,
         )
         try:
             async with self._outbox:

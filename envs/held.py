@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -86,10 +85,16 @@ class Held:
     """A session, and what its server keeps about it."""
 
     def __init__(
-        self, name: str, spec: EnvSpec, session: Session, owner: Owner, log: SessionLog | None = None
+        self,
+        name: str,
+        spec: EnvSpec,
+        session: Session,
+        owner: Owner,
+        agent_token: str,
+        log: SessionLog | None = None,
     ) -> None:
         self.name, self.spec, self.session, self.owner, self.log = name, spec, session, owner, log
-        self.agent_token = secrets.token_urlsafe(32)
+        self.agent_token = agent_token
         self.view: AgentView | None = None
         """What the agent saw last."""
         self.records: list[StepRecord] = []

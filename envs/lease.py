@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,7 +36,7 @@ class Lease(Owner):
     """A client, present or away."""
 
     caller: Principal
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    key: str = field(repr=False)
     connection: Line | None = None
     pending: int = 0
     """Its requests that are running or waiting."""
@@ -77,7 +76,7 @@ class Leases:
         """The lease of a key, where there is one and it is the caller's, or else a new one."""
         lease = None if key is None else self._leases.get(_hash(key))
         if lease is None or lease.caller != caller:
-            lease = Lease(caller=caller)
+            lease = Lease(caller=caller, key=self._roster.place.secret())
             self._leases[_hash(lease.key)] = lease
         before, lease.connection = lease.connection, connection
         if before is not None:

@@ -11,7 +11,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,17 @@ from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code
 from turnwise.envs.outbox import Outbox, in_turn
 from turnwise.envs.tokens import check_token
-from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, PROTOCOL, Reply, Request, Welcome, read_reply
+from turnwise.envs.wire import (
+    HEARTBEAT,
+    LEASE_HEADER,
+    PATH,
+    PROTOCOL,
+    WORKER_HEADER,
+    Reply,
+    Request,
+    Welcome,
+    read_reply,
+)
 from turnwise.sandbox.contract import SandboxError
 
 if TYPE_CHECKING:
@@ -63,16 +73,22 @@ class Dialler:
         self._http, self.url, self._trust = http, url, trust
         self._address = _address(url)
 
-    async def dial(self, lease: str | None = None) -> tuple[ClientWebSocketResponse, Welcome]:
-        """A connection, with the lease's key where the client returns. Raises ``UsageError`` where another
-        attempt is in vain, and :class:`ServerFailed`."""
+    async def dial(
+        self, *, lease: str | None = None, worker: int | None = None
+    ) -> tuple[ClientWebSocketResponse, Welcome]:
+        """A connection, with the lease's key where the client returns, or to a certain worker.
+
+        Raises ``UsageError`` where another attempt is in vain, and :class:`ServerFailed`.
+        """
         import aiohttp
 
+        headers = {} if lease is None else {LEASE_HEADER: lease}
+        headers |= {} if worker is None else {WORKER_HEADER: str(worker)}
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 socket = await self._http.ws_connect(
                     self._address,
-                    headers={} if lease is None else {LEASE_HEADER: lease},
+                    headers=headers,
                     heartbeat=HEARTBEAT,
                     max_msg_size=4 * MAX_FRAME,
                     compress=0,
@@ -201,7 +217,7 @@ class Link:
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             try:
-                self._socket, welcome = await self._dialler.dial(self.welcome.lease)
+                self._socket, welcome = await self._dialler.dial(lease=self.welcome.lease)
                 break
             except ServerFailed as failure:
                 error = failure
@@ -226,30 +242,33 @@ class Link:
 
 
 @asynccontextmanager
-async def linked(url: str, token: str | None, ca: Path | str | None) -> AsyncIterator[Link]:
-    """A link to a server. Raises ``UsageError`` for a URL, token or file that is wrong, and
-    :class:`ServerFailed` where no server answers."""
+async def dialling(url: str, token: str | None, ca: Path | str | None) -> AsyncIterator[Dialler]:
+    """What connects to a server. Raises ``UsageError`` for a URL, token or file that is wrong."""
     try:
         import aiohttp
     except ImportError:
         raise UsageError("a server's environments need aiohttp: pip install 'turnwise[server]'") from None
     headers = {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
     trust = None if ca is None else _trust(ca)
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
-        dialler = Dialler(http, url, trust)
-        link = Link(dialler, *await dialler.dial())
-        serving = asyncio.create_task(link.serve(), name=f"reader of {url}")
+    async with aiohttp.ClientSession(headers=headers) as http:
+        yield Dialler(http, url, trust)
+
+
+@asynccontextmanager
+async def linked(dialler: Dialler, worker: int | None = None) -> AsyncIterator[Link]:
+    """A link to a server, to a certain worker of it where one is named. Raises what ``dial`` does."""
+    link = Link(dialler, *await dialler.dial(worker=worker))
+    serving = asyncio.create_task(link.serve(), name=f"reader of {link.url}")
+    try:
+        yield link
+    finally:
         try:
-            yield link
+            await link.close()
         finally:
-            try:
-                await link.close()
-            finally:
-                serving.cancel()
-                await asyncio.wait([serving])
-        if not serving.cancelled():
-            await serving  # a fault of ours, if anything
+            serving.cancel()
+            await asyncio.wait([serving])
+    if not serving.cancelled():
+        await serving  # a fault of ours, if anything
 
 
 def _trust(ca: Path | str) -> ssl.SSLContext:

@@ -20,6 +20,7 @@ from turnwise.envs.held import Held, Owner, Scope
 from turnwise.envs.journal import Branch, Forked, Journal, SessionLog
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
+from turnwise.envs.routing import Place
 from turnwise.envs.session import Session
 from turnwise.envs.types import Task
 from turnwise.sandbox.contract import SandboxError
@@ -39,8 +40,9 @@ class Roster:
         patience: float,
         max_age: float | None,
         journal: Journal | None,
+        place: Place,
     ) -> None:
-        self.sessions, self.patience = sessions, patience
+        self.sessions, self.patience, self.place = sessions, patience, place
         self.draining = False
         """No session is opened any more."""
         self.on_close: list[Callable[[str], None]] = []
@@ -109,7 +111,7 @@ class Roster:
                 if last is None:
                     self._places.release()
                 raise
-            held = self._hold(Held(name, spec, session, owner, log))
+            held = self._hold(Held(name, spec, session, owner, self.place.secret(), log))
         if last is not None:
             await self._part_with(last)
         return held
@@ -148,7 +150,7 @@ class Roster:
             ]
 
     def _twin(self, held: Held, name: str, session: Session, owner: Owner, log: SessionLog | None) -> Held:
-        twin = Held(name, held.spec, session, owner, log)
+        twin = Held(name, held.spec, session, owner, self.place.secret(), log)
         twin.view, twin.records = held.view, list(held.records)
         return twin
 

@@ -20,7 +20,7 @@ in a browser on this machine could send.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -38,6 +38,7 @@ from turnwise.envs.connection import Connection
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
 from turnwise.envs.held import Principal
+from turnwise.envs.hosts import is_loopback
 from turnwise.envs.journal import Journal
 from turnwise.envs.lease import Leases
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
@@ -46,10 +47,14 @@ from turnwise.envs.openenv.app import OpenEnv, failures_as_openenv
 from turnwise.envs.openenv.aside import AT_ONCE
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
+from turnwise.envs.routing import Place
 from turnwise.envs.service import Service
+from turnwise.envs.siblings import Siblings
 from turnwise.envs.tokens import Tokens, token_of
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
+SESSIONS = 128
+"""Open at once, if not told otherwise."""
 PATIENCE = 600.0
 """Seconds that an ``open`` waits for a place: what the episodes before it may take."""
 LEASE_SECONDS = 60.0
@@ -77,16 +82,18 @@ class EnvServer:
         port: int = 8000,
         token: str | Tokens | None = None,
         tls: tuple[Path, Path] | None = None,
-        sessions: int = 128,
+        sessions: int = SESSIONS,
         patience: float = PATIENCE,
         lease: float = LEASE_SECONDS,
         max_age: float | None = None,
         journal: Path | None = None,
         backend: str | None = None,
+        place: Place | None = None,
     ) -> None:
         """``port`` 0 is any free one; ``token`` is the trainer's, or those of all roles; ``tls`` names the
         files of a certificate and its key; ``sessions`` bounds those open at once; ``patience``, ``lease``
-        and ``max_age`` are seconds; ``journal`` is a folder.
+        and ``max_age`` are seconds; ``journal`` is a folder. With ``place`` it does not listen: it is one of
+        several workers, and its connections come by :meth:`adopt` (see :mod:`turnwise.envs.front`).
 
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
@@ -99,7 +106,7 @@ class EnvServer:
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
         tokens = _tokens(token, host)
-        self.host, self.port = host, port
+        self.host, self.port, self._place = host, port, place
         self._open_to_all = not tokens.roles
         self._tls = None if tls is None else _tls(*tls)
         self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
@@ -112,10 +119,13 @@ class EnvServer:
             patience=patience,
             max_age=max_age,
             journal=self._journal,
+            place=place or Place(),
         )
         self._service = Service(self._roster, self._specs, tokens)
         self._leases = Leases(self._roster, self._background, seconds=lease, clients=64 + 4 * sessions)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._http: web.Server | None = None
+        self._siblings = Siblings(place or Place())
         self._stack = AsyncExitStack()
 
     @property
@@ -144,13 +154,34 @@ class EnvServer:
             stack.push_async_callback(self._roster.stop)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            try:
-                await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
-            except OSError as error:
-                raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
-            self.port = runner.addresses[0][1]
+            await stack.enter_async_context(self._siblings)
+            self._http = runner.server
+            await self._listen(runner)
             self._stack = stack.pop_all()
         return self
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        if self._place is not None and self._place.folder is not None:
+            path = Siblings.path(self._place.folder, self._place.index)
+            path.unlink(missing_ok=True)  # of one before this, which died
+            await web.UnixSite(runner, path).start()
+            return
+        try:
+            await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
+        except OSError as error:
+            raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        self.port = runner.addresses[0][1]
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process accepted."""
+        assert self._http is not None
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(self._http, connection)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return 0 if self._http is None else len(self._http.connections)
 
     async def __aexit__(self, *_: object) -> None:
         """Take leave of every client, close every session and leave no sandbox behind."""
@@ -208,12 +239,17 @@ class EnvServer:
 
     async def _sessions(self, request: web.Request) -> web.Response:
         self._caller(request, but=["agent", "grader"])
-        return _json(SessionList(sessions=tuple(held.line() for held in self._roster.held)))
+        sessions = [held.line() for held in self._roster.held]
+        for answer in await self._siblings.ask(request):
+            sessions += SessionList.model_validate_json(answer.body).sessions
+        return _json(SessionList(sessions=tuple(sessions)))
 
     async def _close(self, request: web.Request) -> web.Response:
         self._caller(request, but=["agent", "grader"])
         name = request.match_info["name"]
         if not self._roster.knows(name):
+            if any(answer.status == HTTPStatus.NO_CONTENT for answer in await self._siblings.ask(request)):
+                return web.Response(status=HTTPStatus.NO_CONTENT)
             raise Refusal(Code.UNKNOWN_SESSION, f"there is no session {name!r}")
         await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
         return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -243,14 +279,6 @@ class EnvServer:
         async with asyncio.TaskGroup() as tasks:
             for socket in self._sockets:
                 tasks.create_task(socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops"))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host of that name or address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _tokens(token: str | Tokens | None, host: str) -> Tokens:

@@ -38,6 +38,8 @@ PROTOCOL: Literal[1] = 1
 """Change it, and the path with it, when an old client can no longer talk to a new server."""
 PATH = f"/turnwise/v{PROTOCOL}"
 LEASE_HEADER = "Turnwise-Lease"
+WORKER_HEADER = "Turnwise-Worker"
+"""The number of the worker that a client wants."""
 HEARTBEAT = 20.0
 """Seconds between pings, either way; a peer that is silent for half of it more is gone. Short enough that
 a client notices well within a lease."""
@@ -202,6 +204,9 @@ class Welcome(Model):
     """The key to come back with; another than the client came with where that lease is over."""
     lease_seconds: float
     """How long the client may stay away."""
+    worker: int
+    """Which of the server's processes this is; sessions are known to the one that opened them."""
+    workers: int
 
 
 class SessionReply(Model):

@@ -19,6 +19,8 @@ Behaviour = Callable[[web.WebSocketResponse], Awaitable[None]]
 WELCOME = {"type": "welcome", "protocol": 1, "role": "trainer", "session": None, "patience": 1.0} | {
     "lease": "key",
     "lease_seconds": 0.0,
+    "worker": 0,
+    "workers": 1,
 }
 
 

@@ -208,7 +208,8 @@ async def test_a_client_that_comes_back_too_late_can_begin_anew() -> None:
         connect(way.url) as envs,
         envs.open("test/tally") as env,
     ):
-        envs._link.welcome = envs._link.welcome.model_copy(update={"lease_seconds": 20.0})
+        link = env._desk._link
+        link.welcome = link.welcome.model_copy(update={"lease_seconds": 20.0})
         await env.reset()
         waiting = asyncio.create_task(env.step(call("add_later", n=1)))
         await Tally.waiting.wait()

@@ -164,12 +164,12 @@ async def test_no_token_and_no_key_of_a_lease_is_ever_logged_or_shown(
             assert wrong not in str(told.value)
         async with envs.open("test/pad") as env:
             await env.reset()
-            secrets += [str(env.agent_token), envs._link.welcome.lease]
+            secrets += [str(env.agent_token), env._desk._link.welcome.lease]
             with monkeypatch.context() as patch:
                 patch.setattr(type(server._service), "_step", None)
                 with pytest.raises(ServerFailed, match="server's log"):
                     await env.step(call("show"))
-            shown = [repr(thing) for thing in (env.info, envs._link.welcome, Tokens.of(TOKENS))]
+            shown = [repr(thing) for thing in (env.info, env._desk._link.welcome, Tokens.of(TOKENS))]
     assert "A request step" in caplog.text
     for secret in secrets:
         assert len(secret) > 8

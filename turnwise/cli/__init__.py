@@ -20,6 +20,8 @@ from turnwise.cli.envs import envs
 from turnwise.cli.evaluate import evaluate_command
 from turnwise.cli.export import export
 from turnwise.cli.group import Commands
+from turnwise.cli.images import images
+from turnwise.cli.mcp import mcp
 from turnwise.cli.messages import explain, install_warnings
 from turnwise.cli.recipes import recipes
 from turnwise.cli.replay import replay_command
@@ -45,7 +47,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(doctor, envs, train, sft, compare, evaluate_command, show),
-    *(rescore, recipes, export, serve, replay_command),
+    *(rescore, recipes, export, serve, mcp, replay_command, images),
 )
 for command in COMMANDS:
     cli.add_command(command)

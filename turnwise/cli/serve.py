@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from turnwise.envs.front import Front
     from turnwise.envs.server import EnvServer
     from turnwise.envs.tokens import Tokens
 
@@ -26,6 +27,9 @@ SECONDS = click.FloatRange(min=0)
 @click.option("--tls-cert", type=FILE, help="Certificate (PEM), to serve https.")
 @click.option("--tls-key", type=FILE, help="The certificate's key.")
 @click.option("--sessions", default=128, show_default=True, help="Open at once; more wait.")
+@click.option(
+    "--workers", default=1, type=click.IntRange(min=1), show_default=True, help="Processes that share them."
+)
 @click.option("--patience", default=600.0, type=SECONDS, show_default=True, help="Seconds they wait.")
 @click.option(
     "--lease", default=60.0, type=SECONDS, show_default=True, help="Seconds a dropped client may stay away."
@@ -43,6 +47,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     drain: float,
+    workers: int,
     **options: Any,
 ) -> None:
     """Serve environments until Ctrl-C, which closes every session, or SIGTERM, which first lets them end.
@@ -60,6 +65,7 @@ def serve(
     from turnwise.envs.errors import UsageError
 
     try:
+        from turnwise.envs.front import Front
         from turnwise.envs.server import EnvServer
     except ModuleNotFoundError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'turnwise[server]'") from None
@@ -70,7 +76,8 @@ def serve(
     else:
         tls = (tls_cert, tls_key)
     given = tokens(token, token_file)
-    server = EnvServer(envs, token=given, tls=tls, **options)
+    options |= {"token": given, "tls": tls}
+    server = EnvServer(envs, **options) if workers == 1 else Front(list(envs), workers=workers, **options)
     asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))
 
 
@@ -83,7 +90,7 @@ def tokens(token: str | None, file: Path | None) -> str | Tokens | None:
     return Tokens.read(file, token)
 
 
-async def until_stopped(server: EnvServer, names: str, *, drain: float, open_to_all: bool) -> None:
+async def until_stopped(server: EnvServer | Front, names: str, *, drain: float, open_to_all: bool) -> None:
     """Serve until a signal. SIGTERM lets sessions end first; another signal, or Ctrl-C, ends at once."""
     import asyncio
     import signal
