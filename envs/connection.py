@@ -81,6 +81,7 @@ class Connection:
                 said = f"{lease.pending} requests of this client wait"
                 raise Refusal(Code.BUSY, said, request=request.id)
         except Refusal as refusal:
+            self._service.tally.refused("frame", refusal.fault)
             await self._send(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
         else:
             lease.pending += 1
@@ -107,9 +108,6 @@ class Connection:
             if not self._service.roster.knows(request.session):
                 lease.ledgers.pop(request.session, None)  # nothing there to repeat
             return _encode(FaultReply(id=request.id, fault=refusal.fault))
-        except Exception:
-            logger.exception("A request %s of session %s failed", request.type, request.session)
-            return _encode(FaultReply(id=request.id, fault=Refusal(Code.INTERNAL, "the server failed").fault))
 
     async def _send(self, frame: bytes) -> None:
         """Send it, unless the client is gone, which the reader learns as well."""

@@ -14,12 +14,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Literal
 
 from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.journal import SessionLog
 from turnwise.envs.listing import SessionLine
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
+from turnwise.envs.tally import EnvTally
 from turnwise.envs.types import AgentView, StepRecord
 from turnwise.envs.wire import GRACE_SECONDS, Role, SessionInfo
 
@@ -82,15 +84,24 @@ class Held:
     """A session, and what its server keeps about it."""
 
     def __init__(
-        self, name: str, spec: EnvSpec, session: Session, owner: Owner, log: SessionLog | None = None
+        self,
+        name: str,
+        spec: EnvSpec,
+        session: Session,
+        owner: Owner,
+        tally: EnvTally,
+        log: SessionLog | None = None,
     ) -> None:
         self.name, self.spec, self.session, self.owner, self.log = name, spec, session, owner, log
+        self.tally = tally
         self.agent_token = secrets.token_urlsafe(32)
         self.view: AgentView | None = None
         """What the agent saw last."""
         self.records: list[StepRecord] = []
         """One for each turn."""
-        self.opened = time.monotonic()
+        self.opened = self.called = time.monotonic()
+        self.caller: Role = "trainer"
+        """Who made the last call, at ``called``."""
         self.expiry: asyncio.TimerHandle | None = None
         """Closes it at its age."""
         self.closed = False
@@ -134,6 +145,10 @@ class Held:
         self.view, records = self._snapshots[name]
         self.records = list(records)
 
+    def call(self, caller: Principal) -> None:
+        """Somebody asks something of it."""
+        self.called, self.caller = time.monotonic(), caller.role
+
     def info(self, caller: Principal) -> SessionInfo:
         """How it stands, as far as the caller may know."""
         agent, trainer = caller.role == "agent", caller.role == "trainer"
@@ -151,14 +166,26 @@ class Held:
             agent_token=self.agent_token if trainer else None,
         )
 
-    def line(self) -> SessionLine:
-        """How it stands, for an operator."""
+    def line(self, worker: int) -> SessionLine:
+        """How it stands in that worker process, for an operator."""
+        now, session = time.monotonic(), self.session
+        state: Literal["new", "running", "waiting", "ended"] = "waiting"
+        if self._scope is not None:
+            state = "running"
+        elif session.end is not None:
+            state = "ended"
+        elif self.view is None:
+            state = "new"
         return SessionLine(
             session=self.name,
             env=str(self.spec),
-            turn=self.session.turn,
-            end=self.session.end,
-            age=time.monotonic() - self.opened,
+            worker=worker,
+            turn=session.turn,
+            state=state,
+            end=session.end,
+            age=now - self.opened,
+            idle=now - self.called,
+            caller=self.caller,
         )
 
     async def close(self, reason: Refusal) -> None:

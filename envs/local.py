@@ -7,7 +7,7 @@ pool per kind of sandbox. Everything ends with the ``async with`` block.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 from typing import Self
@@ -19,7 +19,7 @@ from turnwise.envs.session import Session
 from turnwise.envs.types import SPLITS, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
-from turnwise.sandbox.pool import Pool
+from turnwise.sandbox.pool import Pool, PoolMetrics
 
 PATIENCE = 600.0
 """Seconds a session waits for a sandbox: what the episodes before it may take."""
@@ -82,6 +82,11 @@ class LocalEnvs:
             task = tasks[seed % len(tasks)]
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
         return Session(instance, own, self)
+
+    @property
+    def pools(self) -> Sequence[PoolMetrics]:
+        """How the pools of sandboxes are doing."""
+        return [pool.metrics for pool in self._pools.values()]
 
     # -- SandboxSource
 

@@ -19,8 +19,10 @@ from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.held import Held, Owner, Scope
 from turnwise.envs.journal import Branch, Forked, Journal, SessionLog
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.logs import about
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
+from turnwise.envs.tally import Tally
 from turnwise.envs.types import Task
 from turnwise.sandbox.contract import SandboxError
 
@@ -39,8 +41,10 @@ class Roster:
         patience: float,
         max_age: float | None,
         journal: Journal | None,
+        tally: Tally,
     ) -> None:
-        self.patience = patience
+        self.patience, self.places = patience, sessions
+        self.tally = tally
         self.draining = False
         """No session is opened any more."""
         self.on_close: list[Callable[[str], None]] = []
@@ -95,12 +99,13 @@ class Roster:
             except BaseException:
                 self._places.release()
                 raise
-            return self._hold(Held(name, spec, session, owner, log))
+            return self._hold(Held(name, spec, session, owner, self.tally.env(spec.name), log))
 
     async def _wait_for_place(self) -> None:
         try:
             async with asyncio.timeout(self.patience):
-                await self._places.acquire()
+                with self.tally.queued():
+                    await self._places.acquire()
         except TimeoutError:
             raise Refusal(Code.BUSY, f"no place came free within {self.patience:g} s") from None
 
@@ -124,7 +129,7 @@ class Roster:
             ]
 
     def _twin(self, held: Held, name: str, session: Session, owner: Owner, log: SessionLog | None) -> Held:
-        twin = Held(name, held.spec, session, owner, log)
+        twin = Held(name, held.spec, session, owner, held.tally, log)
         twin.view, twin.records = held.view, list(held.records)
         return twin
 
@@ -182,6 +187,9 @@ class Roster:
         self._held[held.name] = held
         self._agents[_hash(held.agent_token)] = held
         self._empty.clear()
+        held.tally.opened += 1
+        with about(held.name, held.tally.name):
+            logger.info("session opened")
         if self._max_age is not None:
             loop = asyncio.get_running_loop()
             held.expiry = loop.call_later(self._max_age, self._expire, held.name)
@@ -199,14 +207,18 @@ class Roster:
             return
         held.owner.names.discard(name)
         del self._agents[_hash(held.agent_token)]
-        try:
-            await held.close(reason)
-        finally:
-            self._places.release()
-            for tell in self.on_close:
-                tell(name)
-            if not self._held:
-                self._empty.set()
+        with about(name, held.tally.name):
+            try:
+                await held.close(reason)
+            finally:
+                self._places.release()
+                for tell in self.on_close:
+                    tell(name)
+                if not self._held:
+                    self._empty.set()
+                held.tally.closed[held.session.end or "none"] += 1
+                said = held.session.end or reason
+                logger.info("session closed after %d turns: %s", held.session.turn, said)
 
     async def leave(self, owner: Owner) -> None:
         """Close what an owner opened or is opening."""

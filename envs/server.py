@@ -10,6 +10,10 @@
 ``GET /turnwise/v1/environments/NAME``   tools, milestones, channels, options, splits
 ``GET /turnwise/v1/sessions``            the sessions that are open; for admin and trainer
 ``DELETE /turnwise/v1/sessions/NAME``    closes one; for admin and trainer
+``GET /turnwise/v1/status``              how the server is doing; for admin and trainer
+``GET /metrics``                         the same for Prometheus; for admin and trainer
+``GET /``                                a page that shows it; for everyone, without anything in it
+``GET /openapi.json``                    these routes; for everyone
 ======================================== ==================================================
 
 Each client owns the sessions it opens, for a lease longer than it stays connected. Without a token
@@ -24,12 +28,13 @@ import ipaddress
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
@@ -42,9 +47,14 @@ from turnwise.envs.journal import Journal
 from turnwise.envs.lease import Leases
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.openapi import OPERATIONS
+from turnwise.envs.operations import Operations, counted
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.service import Service
+from turnwise.envs.siblings import Siblings
+from turnwise.envs.status import Report, SandboxCounts, added_up
+from turnwise.envs.tally import Tally
 from turnwise.envs.tokens import Tokens
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
@@ -81,10 +91,13 @@ class EnvServer:
         max_age: float | None = None,
         journal: Path | None = None,
         backend: str | None = None,
+        worker: int = 0,
+        siblings: Path | None = None,
     ) -> None:
         """``port`` 0 is any free one; ``token`` is the trainer's, or those of all roles; ``tls`` names the
         files of a certificate and its key; ``sessions`` bounds those open at once; ``patience``, ``lease``
-        and ``max_age`` are seconds; ``journal`` is a folder.
+        and ``max_age`` are seconds; ``journal`` is a folder. Of several worker processes this is number
+        ``worker``, and ``siblings`` the folder they share.
 
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
@@ -111,6 +124,9 @@ class EnvServer:
         self._local = LocalEnvs(backend=backend, capacity=sessions)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
+        self._worker = worker
+        self._tally = Tally()
+        self._siblings = Siblings(self._report, worker, siblings)
         self._roster = Roster(
             self._local,
             self._background,
@@ -118,6 +134,7 @@ class EnvServer:
             patience=patience,
             max_age=max_age,
             journal=self._journal,
+            tally=self._tally,
         )
         self._service = Service(self._roster, self._specs, tokens)
         self._leases = Leases(self._roster, self._background, lease)
@@ -132,19 +149,21 @@ class EnvServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        app = web.Application(middlewares=[_faults_as_json])
+        app = web.Application(middlewares=[_faults_as_json, counted(self._tally)])
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
         app.router.add_get(f"{PATH}/environments", self._list)
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
         app.router.add_get(f"{PATH}/sessions", self._sessions)
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
+        Operations(self._siblings, self._operator, OPERATIONS).add_to(app)
         app.on_shutdown.append(self._say_goodbye)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * CLOSE_SECONDS)
         async with AsyncExitStack() as stack:
             if self._journal is not None:
                 await stack.enter_async_context(self._journal)
             await stack.enter_async_context(self._local)
+            await stack.enter_async_context(self._siblings)
             stack.push_async_callback(self._background.close)
             stack.push_async_callback(self._roster.stop)
             await runner.setup()
@@ -214,12 +233,35 @@ class EnvServer:
                 return self._service.describe(spec)
         raise Refusal(Code.NOT_FOUND, f"no environment {name!r} is served here")
 
-    async def _sessions(self, request: web.Request) -> web.Response:
+    def _operator(self, request: web.Request) -> None:
         self._caller(request, but=["agent", "grader"])
-        return _json(SessionList(sessions=tuple(held.line() for held in self._roster.held)))
+
+    async def _sessions(self, request: web.Request) -> web.Response:
+        self._operator(request)
+        reports, _ = await self._siblings.reports()
+        return _json(SessionList(sessions=tuple(line for report in reports for line in report.sessions)))
+
+    def _report(self) -> Report:
+        """How this process is doing."""
+        tally, pools, journal = self._tally, self._local.pools, self._journal
+        return Report(
+            worker=self._worker,
+            uptime=tally.clock() - tally.started,
+            draining=self._roster.draining,
+            places=self._roster.places,
+            waiting=tally.waiting,
+            connections=len(self._sockets),
+            sessions=tuple(held.line(self._worker) for held in self._roster.held),
+            envs=tuple(env.counts() for env in tally.envs.values()),
+            requests=tuple((kind, code, count) for (kind, code), count in tally.requests.items()),
+            steps_by_second=tally.rate.by_second(),
+            sandboxes=added_up([SandboxCounts(**asdict(pool)) for pool in pools]),
+            journal_bytes=None if journal is None else journal.written,
+            errors=tuple(tally.errors),
+        )
 
     async def _close(self, request: web.Request) -> web.Response:
-        self._caller(request, but=["agent", "grader"])
+        self._operator(request)
         name = request.match_info["name"]
         if not self._roster.knows(name):
             raise Refusal(Code.UNKNOWN_SESSION, f"there is no session {name!r}")
@@ -283,4 +325,7 @@ async def _faults_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return answer
     except web.HTTPClientError as error:
         code = Code.NOT_FOUND if error.status == HTTPStatus.NOT_FOUND else Code.INVALID_REQUEST
-        return _json(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)
+        answer = _json(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)
+        if hdrs.ALLOW in error.headers:
+            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return answer

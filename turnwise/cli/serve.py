@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from turnwise.envs.logs import Level, Style
     from turnwise.envs.server import EnvServer
     from turnwise.envs.tokens import Tokens
 
@@ -36,6 +37,16 @@ SECONDS = click.FloatRange(min=0)
     "--drain", default=20.0, type=SECONDS, show_default=True, help="Seconds sessions have left at SIGTERM."
 )
 @click.option("--backend", help="The sandbox to run in; the best one by default.")
+@click.option(
+    "--log", default="text", type=click.Choice(["text", "json"]), show_default=True, help="Its style."
+)
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    show_default=True,
+    help="The least that is logged.",
+)
 def serve(
     envs: tuple[str, ...],
     token: str | None,
@@ -43,6 +54,8 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     drain: float,
+    log: Style,
+    log_level: Level,
     **options: Any,
 ) -> None:
     """Serve environments until Ctrl-C, which closes every session, or SIGTERM, which first lets them end.
@@ -58,6 +71,7 @@ def serve(
     import asyncio
 
     from turnwise.envs.errors import UsageError
+    from turnwise.envs.logs import writing_log
 
     try:
         from turnwise.envs.server import EnvServer
@@ -71,7 +85,8 @@ def serve(
         tls = (tls_cert, tls_key)
     given = tokens(token, token_file)
     server = EnvServer(envs, token=given, tls=tls, **options)
-    asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))
+    with writing_log(log, log_level):
+        asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))
 
 
 def tokens(token: str | None, file: Path | None) -> str | Tokens | None:
