@@ -22,6 +22,7 @@ from turnwise.cli.export import export
 from turnwise.cli.group import Commands
 from turnwise.cli.messages import explain, install_warnings
 from turnwise.cli.recipes import recipes
+from turnwise.cli.replay import replay_command
 from turnwise.cli.rescore import rescore
 from turnwise.cli.serve import serve
 from turnwise.cli.sft import sft
@@ -42,7 +43,11 @@ def cli() -> None:
     """
 
 
-for command in (doctor, envs, train, sft, compare, evaluate_command, show, rescore, recipes, export, serve):
+COMMANDS = (
+    *(doctor, envs, train, sft, compare, evaluate_command, show),
+    *(rescore, recipes, export, serve, replay_command),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 
