@@ -45,7 +45,8 @@ def about(session: str | None = None, env: str | None = None, request: int | Non
 
 @contextmanager
 def writing_log(style: Style, level: Level, worker: int = 0) -> Iterator[None]:
-    """Meanwhile this process's log goes to standard error: the package's from that level on, others' warnings."""
+    """Meanwhile what this process logs goes to standard error: the package's from that level on, of others
+    what is a warning or worse."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(worker) if style == "json" else TextLines(worker))
     root, own = logging.getLogger(), logging.getLogger("turnwise")

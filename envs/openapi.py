@@ -1,7 +1,8 @@
 """The OpenAPI document of a server's HTTP routes, made from a table of them.
 
 An operation says what a caller sends and gets by naming the pydantic models of both, whose JSON Schemas
-become the document's components. What every operation has in common, the faults, is added here.
+become the document's components. What every operation has in common, the faults, is added here. WebSockets
+are beyond what such a document can say: ours is described by :mod:`turnwise.envs.wire`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from turnwise.envs.faults import Fault
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.status import Status
-from turnwise.envs.wire import LEASE_HEADER, PATH, Role
+from turnwise.envs.wire import PATH, Role
 
 VERSION = "1.0.0"
 """Of the HTTP interface; OpenEnv's validator knows the major number."""
+ABOUT = f"Sessions are opened and stepped by a WebSocket at {PATH}, which is not described here."
 JSON = "application/json"
 
 Schema = dict[str, Any]
@@ -45,11 +47,8 @@ class Operation:
     """Who may call it; None for everyone, without a token."""
     fault: type[BaseModel] = Fault
     """What it answers where it does not go well."""
-    headers: tuple[str, ...] = ()
-    """Those that the caller may send."""
 
 
-EVERYONE_WITH_TOKEN: tuple[Role, ...] = ("trainer", "agent", "grader", "admin")
 LOOKERS: tuple[Role, ...] = ("trainer", "grader", "admin")
 OPERATORS: tuple[Role, ...] = ("trainer", "admin")
 OK = HTTPStatus.OK
@@ -70,15 +69,6 @@ OPERATIONS = (
         "Every count, in the text format of Prometheus",
         {OK: "text/plain"},
         callers=OPERATORS,
-    ),
-    Operation(
-        "GET",
-        PATH,
-        "The WebSocket that sessions are opened and stepped by",
-        {HTTPStatus.SWITCHING_PROTOCOLS: None},
-        faults=(HTTPStatus.TOO_MANY_REQUESTS,),
-        callers=EVERYONE_WITH_TOKEN,
-        headers=(LEASE_HEADER,),
     ),
     Operation("GET", f"{PATH}/status", "How the server is doing", {OK: Status}, callers=OPERATORS),
     Operation("GET", f"{PATH}/environments", "What is served", {OK: EnvList}, callers=LOOKERS),
@@ -118,7 +108,7 @@ def document(operations: Sequence[Operation]) -> Schema:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Turnwise environment server", "version": VERSION},
+        "info": {"title": "Turnwise environment server", "description": ABOUT, "version": VERSION},
         "paths": paths,
         "components": {
             "schemas": whole["$defs"],
@@ -148,7 +138,6 @@ def _described(operation: Operation, schemas: Mapping[type[BaseModel], Schema]) 
         for part in operation.path.split("/")
         if part.startswith("{")
     ]
-    parameters += [{"name": name, "in": "header", "schema": {"type": "string"}} for name in operation.headers]
     if parameters:
         told["parameters"] = parameters
     if operation.body is not None:
@@ -173,6 +162,4 @@ def _response(status: HTTPStatus, answer: Answer, schemas: Mapping[type[BaseMode
         told["content"] = {answer: {"schema": {"type": "object" if answer == JSON else "string"}}}
     elif answer is not None:
         told["content"] = {JSON: {"schema": schemas[answer]}}
-    if status is HTTPStatus.TOO_MANY_REQUESTS:
-        told["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
     return told

@@ -7,6 +7,7 @@ that is typed into it where the server wants one.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -15,15 +16,18 @@ from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
-from turnwise.envs.faults import Refusal
+from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.metrics import CONTENT_TYPE, exposition
 from turnwise.envs.openapi import Operation, document
 from turnwise.envs.siblings import Siblings
 from turnwise.envs.status import whole
 from turnwise.envs.tally import OK, Tally
 from turnwise.envs.wire import PATH
+
+logger = logging.getLogger(__name__)
 
 UNMATCHED = "other"
 """The type of requests that no route answers."""
@@ -83,6 +87,18 @@ def status_page() -> tuple[str, str]:
     return text, policy
 
 
+def http_log() -> logging.Logger:
+    """Where the HTTP library logs, but for requests that it could not read: it would quote their heads, and
+    so the tokens in them."""
+    log = logging.getLogger(f"{__name__}.http")
+    log.addFilter(_readable)
+    return log
+
+
+def _readable(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 def counted(tally: Tally) -> Middleware:
     """A middleware that counts requests by route, with the codes of the faults they meet."""
 
@@ -98,6 +114,11 @@ def counted(tally: Tally) -> Middleware:
         except web.HTTPException as error:
             tally.answered(kind, f"http_{error.status}")
             raise
+        except Exception as error:
+            logger.exception("%s failed", kind)
+            failure = Refusal(Code.INTERNAL, "the server failed")
+            tally.refused(kind, failure.fault)
+            raise failure from error
         tally.answered(kind, OK if response.status < HTTPStatus.BAD_REQUEST else f"http_{response.status}")
         return response
 

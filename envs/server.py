@@ -48,7 +48,7 @@ from turnwise.envs.lease import Leases
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.openapi import OPERATIONS
-from turnwise.envs.operations import Operations, counted
+from turnwise.envs.operations import Operations, counted, http_log
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.service import Service
@@ -71,6 +71,7 @@ STATUS = {
     Code.UNKNOWN_SESSION: HTTPStatus.NOT_FOUND,
     Code.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
     Code.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
@@ -138,6 +139,8 @@ class EnvServer:
         )
         self._service = Service(self._roster, self._specs, tokens)
         self._leases = Leases(self._roster, self._background, lease)
+        self.routes: Sequence[web.AbstractRoute] = ()
+        """What it answers over HTTP, once it listens."""
         self._sockets: set[web.WebSocketResponse] = set()
         self._stack = AsyncExitStack()
 
@@ -158,7 +161,8 @@ class EnvServer:
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
         Operations(self._siblings, self._operator, OPERATIONS).add_to(app)
         app.on_shutdown.append(self._say_goodbye)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * CLOSE_SECONDS)
+        self.routes = tuple(app.router.routes())
+        runner = web.AppRunner(app, access_log=None, logger=http_log(), shutdown_timeout=2 * CLOSE_SECONDS)
         async with AsyncExitStack() as stack:
             if self._journal is not None:
                 await stack.enter_async_context(self._journal)
