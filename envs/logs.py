@@ -12,35 +12,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Self
 
 Style = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
 
-@dataclass(slots=True)
 class About:
-    """What is being carried out."""
+    """What is being carried out: whatever is logged within ``with About(…)`` is about this. More of it may be
+    filled in as it becomes known."""
 
-    session: str | None = None
-    env: str | None = None
-    request: int | None = None
+    __slots__ = ("_token", "env", "request", "session")
+
+    def __init__(
+        self, session: str | None = None, env: str | None = None, request: int | None = None
+    ) -> None:
+        self.session, self.env, self.request = session, env, request
+
+    def __enter__(self) -> Self:
+        self._token = _about.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _about.reset(self._token)
 
 
-_about: ContextVar[About | None] = ContextVar("about", default=None)
-
-
-@contextmanager
-def about(session: str | None = None, env: str | None = None, request: int | None = None) -> Iterator[About]:
-    """What is logged within is about this; more of it may be filled in as it becomes known."""
-    found = About(session, env, request)
-    token = _about.set(found)
-    try:
-        yield found
-    finally:
-        _about.reset(token)
+_about: ContextVar[About] = ContextVar("about", default=About())  # noqa: B039  nobody fills in this one
 
 
 @contextmanager
@@ -71,7 +69,7 @@ class Lines(logging.Formatter):
 
     def subject(self) -> dict[str, object]:
         """What it is about, as far as that is known."""
-        now = _about.get() or About()
+        now = _about.get()
         known = {"session": now.session, "env": now.env, "request": now.request}
         return {"worker": self._worker} | {name: value for name, value in known.items() if value is not None}
 

@@ -19,7 +19,7 @@ from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.held import Held, Owner, Scope
 from turnwise.envs.journal import Branch, Forked, Journal, SessionLog
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.logs import about
+from turnwise.envs.logs import About
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.tally import Tally
@@ -188,7 +188,7 @@ class Roster:
         self._agents[_hash(held.agent_token)] = held
         self._empty.clear()
         held.tally.opened += 1
-        with about(held.name, held.tally.name):
+        with About(held.name, held.tally.name):
             logger.info("session opened")
         if self._max_age is not None:
             loop = asyncio.get_running_loop()
@@ -207,7 +207,7 @@ class Roster:
             return
         held.owner.names.discard(name)
         del self._agents[_hash(held.agent_token)]
-        with about(name, held.tally.name):
+        with About(name, held.tally.name):
             try:
                 await held.close(reason)
             finally:

@@ -16,7 +16,7 @@ from turnwise.envs.held import Held, Owner, Principal
 from turnwise.envs.journal import Concluded, Restored, Snapped, WasReset, stepped, view_hash
 from turnwise.envs.listing import EnvInfo
 from turnwise.envs.local import find_task
-from turnwise.envs.logs import About, about
+from turnwise.envs.logs import About
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.session import EpisodeFailed, Session
@@ -90,7 +90,7 @@ class Service:
 
     async def answer(self, caller: Principal, request: Request, owner: Owner) -> Reply:
         """Carry out a request, and count it. Raises :class:`Refusal`."""
-        with about(request.session, request=request.id) as subject:
+        with About(request.session, request=request.id) as subject:
             try:
                 reply = await self._classified(caller, request, owner, subject)
             except Refusal as refusal:

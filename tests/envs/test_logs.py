@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType
 
 from turnwise import connect
-from turnwise.envs.logs import Style, about, writing_log
+from turnwise.envs.logs import About, Style, writing_log
 from turnwise.envs.server import EnvServer
 from turnwise.envs.tokens import Tokens
 from turnwise.envs.types import call
@@ -97,7 +97,7 @@ def test_a_message_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_was_logged_within_is_about_it_and_nothing_after(capsys: pytest.CaptureFixture[str]) -> None:
     with writing_log("json", "info"):
-        with about("s", request=7) as subject:
+        with About("s", request=7) as subject:
             subject.env = "e"
             logging.getLogger("turnwise.test").info("within")
             try:
