@@ -7,8 +7,9 @@ are beyond what such a document can say: ours is described by :mod:`turnwise.env
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -22,8 +23,8 @@ from turnwise.envs.wire import PATH, Role
 
 VERSION = "1.0.0"
 """Of the HTTP interface; OpenEnv's validator knows the major number."""
-ABOUT = f"Sessions are opened and stepped by a WebSocket at {PATH}, which is not described here."
 JSON = "application/json"
+OK = HTTPStatus.OK
 
 Schema = dict[str, Any]
 Answer = type[BaseModel] | str | None
@@ -42,73 +43,73 @@ class Operation:
     """Where all goes well."""
     faults: tuple[HTTPStatus, ...] = ()
     """Beside those that any route may meet."""
+    names: Sequence[str] = ()
+    """What stands for the part that varies, where that is known."""
     body: type[BaseModel] | None = None
     callers: tuple[Role, ...] | None = None
     """Who may call it; None for everyone, without a token."""
-    fault: type[BaseModel] = Fault
+    fault: type[BaseModel] = field(default=Fault)
     """What it answers where it does not go well."""
 
 
 LOOKERS: tuple[Role, ...] = ("trainer", "grader", "admin")
 OPERATORS: tuple[Role, ...] = ("trainer", "admin")
-OK = HTTPStatus.OK
-NOT_FOUND = HTTPStatus.NOT_FOUND
-
-OPERATIONS = (
-    Operation("GET", "/", "A page that shows the status", {OK: "text/html"}),
-    Operation(
-        "GET",
-        "/health",
-        "Whether the server is up",
-        {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health},
-    ),
-    Operation("GET", "/openapi.json", "This document", {OK: JSON}),
-    Operation(
-        "GET",
-        "/metrics",
-        "Every count, in the text format of Prometheus",
-        {OK: "text/plain"},
-        callers=OPERATORS,
-    ),
-    Operation("GET", f"{PATH}/status", "How the server is doing", {OK: Status}, callers=OPERATORS),
-    Operation("GET", f"{PATH}/environments", "What is served", {OK: EnvList}, callers=LOOKERS),
-    Operation(
-        "GET",
-        f"{PATH}/environments/{{name}}",
-        "Tools, milestones, channels, options and splits of an environment",
-        {OK: EnvInfo},
-        faults=(NOT_FOUND,),
-        callers=LOOKERS,
-    ),
-    Operation("GET", f"{PATH}/sessions", "The sessions that are open", {OK: SessionList}, callers=OPERATORS),
-    Operation(
-        "DELETE",
-        f"{PATH}/sessions/{{name}}",
-        "Close a session",
-        {HTTPStatus.NO_CONTENT: None},
-        faults=(NOT_FOUND,),
-        callers=OPERATORS,
-    ),
-)
-"""The routes of this project's own."""
 
 
-def document(operations: Sequence[Operation]) -> Schema:
-    """The document of these operations."""
-    sent = {operation.body for operation in operations if operation.body is not None}
-    got = {operation.fault for operation in operations}
-    got |= {answer for one in operations for answer in one.answers.values() if isinstance(answer, type)}
+def operations(environments: Sequence[str]) -> list[Operation]:
+    """The routes of this project's own, where these environments are served."""
+    health: dict[HTTPStatus, Answer] = {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health}
+    environment = "Tools, milestones, channels, options and splits of an environment"
+    missing = (HTTPStatus.NOT_FOUND,)
+    return [
+        Operation("GET", "/", "A page that shows the status", {OK: "text/html"}),
+        Operation("GET", "/health", "Whether the server is up", health),
+        Operation("GET", "/openapi.json", "This document", {OK: JSON}),
+        Operation(
+            "GET", "/metrics", "All counts, in Prometheus's format", {OK: "text/plain"}, callers=OPERATORS
+        ),
+        Operation("GET", f"{PATH}/status", "How the server is doing", {OK: Status}, callers=OPERATORS),
+        Operation("GET", f"{PATH}/environments", "What is served", {OK: EnvList}, callers=LOOKERS),
+        Operation(
+            "GET",
+            f"{PATH}/environments/{{name}}",
+            environment,
+            {OK: EnvInfo},
+            faults=missing,
+            names=environments,
+            callers=LOOKERS,
+        ),
+        Operation(
+            "GET", f"{PATH}/sessions", "The sessions that are open", {OK: SessionList}, callers=OPERATORS
+        ),
+        Operation(
+            "DELETE",
+            f"{PATH}/sessions/{{name}}",
+            "Close a session",
+            {HTTPStatus.NO_CONTENT: None},
+            faults=missing,
+            callers=OPERATORS,
+        ),
+    ]
+
+
+def document(described: Sequence[Operation], title: str, about: str, base: str = "") -> Schema:
+    """The document of these operations, whose paths begin at ``base``."""
+    sent = {operation.body for operation in described if operation.body is not None}
+    got = {operation.fault for operation in described}
+    got |= {answer for one in described for answer in one.answers.values() if isinstance(answer, type)}
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in sent]
     modes += [(model, "serialization") for model in got]
     modes.sort(key=lambda pair: pair[0].__name__)
     found, whole = models_json_schema(modes, ref_template="#/components/schemas/{model}")
     schemas = {pair[0]: found[pair] for pair in modes}
     paths: dict[str, Schema] = {}
-    for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, schemas)
+    for operation in described:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Turnwise environment server", "description": ABOUT, "version": VERSION},
+        "info": {"title": title, "description": about, "version": VERSION},
+        "servers": [{"url": base or "/"}],
         "paths": paths,
         "components": {
             "schemas": whole["$defs"],
@@ -117,32 +118,25 @@ def document(operations: Sequence[Operation]) -> Schema:
     }
 
 
-def _described(operation: Operation, schemas: Mapping[type[BaseModel], Schema]) -> Schema:
+def _operation(operation: Operation, schemas: Mapping[type[BaseModel], Schema]) -> Schema:
+    answers = {**dict.fromkeys(_faults(operation), operation.fault), **operation.answers}
     told: Schema = {
         "summary": operation.summary,
-        "responses": {
-            str(int(status)): _response(status, answer, schemas)
-            for status, answer in {
-                **dict.fromkeys(_faults(operation), operation.fault),
-                **operation.answers,
-            }.items()
-        },
+        "responses": {str(int(status)): _response(status, answers[status], schemas) for status in answers},
     }
     if operation.callers is not None:
         told["security"] = [{"token": []}]
-        told["description"] = (
-            f"For {', '.join(operation.callers)}. Without tokens every caller is the trainer."
-        )
-    parameters = [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for part in operation.path.split("/")
-        if part.startswith("{")
-    ]
-    if parameters:
-        told["parameters"] = parameters
+        who = ", ".join(operation.callers)
+        told["description"] = f"For {who}. Where there are no tokens, every caller is the trainer."
+    if varying := re.findall(r"\{(\w+)\}", operation.path):
+        kind = {"enum": list(operation.names)} if operation.names else {"minLength": 1}
+        told["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", **kind}}
+            for name in varying
+        ]
     if operation.body is not None:
-        required = any(field.is_required() for field in operation.body.model_fields.values())
-        told["requestBody"] = {"required": required, "content": {JSON: {"schema": schemas[operation.body]}}}
+        needed = any(field.is_required() for field in operation.body.model_fields.values())
+        told["requestBody"] = {"required": needed, "content": {JSON: {"schema": schemas[operation.body]}}}
     return told
 
 
@@ -159,7 +153,7 @@ def _faults(operation: Operation) -> list[HTTPStatus]:
 def _response(status: HTTPStatus, answer: Answer, schemas: Mapping[type[BaseModel], Schema]) -> Schema:
     told: Schema = {"description": status.phrase}
     if isinstance(answer, str):
-        told["content"] = {answer: {"schema": {"type": "object" if answer == JSON else "string"}}}
+        told["content"] = {answer: {"schema": {} if answer == JSON else {"type": "string"}}}
     elif answer is not None:
         told["content"] = {JSON: {"schema": schemas[answer]}}
     return told

@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
-from turnwise.envs.faults import Code, Refusal
+from turnwise.envs.faults import Fault
 from turnwise.envs.metrics import CONTENT_TYPE, exposition
 from turnwise.envs.openapi import Operation, document
 from turnwise.envs.siblings import Siblings
@@ -27,20 +27,23 @@ from turnwise.envs.status import whole
 from turnwise.envs.tally import OK, Tally
 from turnwise.envs.wire import PATH
 
-logger = logging.getLogger(__name__)
-
+TITLE = "Turnwise environment server"
+ABOUT = f"""Sessions are opened and stepped by a WebSocket at {PATH}, or as OpenEnv does by one at /ws, which
+this document cannot describe. OpenEnv's routes at the root are of the first environment that is served.
+Those of each are under /openenv/NAME, with a document of their own."""
 UNMATCHED = "other"
 """The type of requests that no route answers."""
 
 
 class Operations:
-    """The operators' routes. ``check`` raises :class:`Refusal` for whoever is none."""
+    """The operators' routes. ``check`` raises ``Refusal`` for whoever is none; ``routes`` is what the
+    document lists."""
 
     def __init__(
-        self, siblings: Siblings, check: Callable[[web.Request], object], operations: Sequence[Operation]
+        self, siblings: Siblings, check: Callable[[web.Request], object], routes: Sequence[Operation]
     ) -> None:
         self._siblings, self._check = siblings, check
-        self._document = document(operations)
+        self._document = document(routes, TITLE, ABOUT)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -99,6 +102,10 @@ def _readable(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
+FAULT = web.ResponseKey("fault", Fault)
+"""The fault that a response tells of."""
+
+
 def counted(tally: Tally) -> Middleware:
     """A middleware that counts requests by route, with the codes of the faults they meet."""
 
@@ -106,20 +113,13 @@ def counted(tally: Tally) -> Middleware:
     async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         kind = UNMATCHED if resource is None else f"{request.method} {resource.canonical}"
-        try:
-            response = await handler(request)
-        except Refusal as refusal:
-            tally.refused(kind, refusal.fault)
-            raise
-        except web.HTTPException as error:
-            tally.answered(kind, f"http_{error.status}")
-            raise
-        except Exception as error:
-            logger.exception("%s failed", kind)
-            failure = Refusal(Code.INTERNAL, "the server failed")
-            tally.refused(kind, failure.fault)
-            raise failure from error
-        tally.answered(kind, OK if response.status < HTTPStatus.BAD_REQUEST else f"http_{response.status}")
+        response = await handler(request)
+        if FAULT in response:
+            tally.refused(kind, response[FAULT])
+        else:
+            tally.answered(
+                kind, OK if response.status < HTTPStatus.BAD_REQUEST else f"http_{response.status}"
+            )
         return response
 
     return count

@@ -43,8 +43,7 @@ class Roster:
         journal: Journal | None,
         tally: Tally,
     ) -> None:
-        self.patience, self.places = patience, sessions
-        self.tally = tally
+        self.sessions, self.patience, self.tally = sessions, patience, tally
         self.draining = False
         """No session is opened any more."""
         self.on_close: list[Callable[[str], None]] = []
@@ -65,6 +64,11 @@ class Roster:
         """The open sessions."""
         return tuple(self._held.values())
 
+    @property
+    def full(self) -> bool:
+        """Whether a session that is opened has to wait for a place."""
+        return self._places.locked()
+
     def find(self, name: str) -> Held:
         """An open session. Raises :class:`Refusal`."""
         held = self._held.get(name)
@@ -83,23 +87,42 @@ class Roster:
     # -- opening
 
     async def open(
-        self, name: str, owner: Owner, seconds: float, find: Callable[[], Awaitable[tuple[EnvSpec, Task]]]
+        self,
+        name: str,
+        owner: Owner,
+        seconds: float,
+        find: Callable[[], Awaitable[tuple[EnvSpec, Task]]],
+        instead: str | None = None,
     ) -> Held:
-        """Open a session of the task that is found, once a place is free. Raises :class:`Refusal`."""
+        """Open a session of the task that is found, once a place is free, or in that of a session, which is
+        closed. Raises :class:`Refusal`."""
         scope = Scope(seconds)
         with self._reserve([name], scope, owner):
             async with scope:
                 spec, task = await find()
-                await self._wait_for_place()
+                last = None if instead is None else self.find(instead)
+                if last is None:
+                    await self._wait_for_place()
             try:
                 session = self._envs.session(spec, task=task)
                 log = None
                 if self._journal is not None:
                     log = self._journal.begin(name, spec, task.ref, task.public)
             except BaseException:
-                self._places.release()
+                if last is None:
+                    self._places.release()
                 raise
-            return self._hold(Held(name, spec, session, owner, self.tally.env(spec.name), log))
+            held = self._hold(Held(name, spec, session, owner, self.tally.env(spec.name), log))
+        if last is not None:
+            await self._part_with(last)
+        return held
+
+    async def _part_with(self, held: Held) -> None:
+        """Close a session whose place is another's now, which is not kept by one that cannot be closed."""
+        try:
+            await self._end(held, Refusal(Code.CLOSED, "another session took its place"))
+        except (Refusal, SandboxError, OSError):
+            logger.exception("Session %s could not be closed", held.name)
 
     async def _wait_for_place(self) -> None:
         try:
@@ -202,20 +225,27 @@ class Roster:
         reason = reason or Refusal(Code.CLOSED, "the session was closed meanwhile")
         if name in self._coming:
             await self._coming[name].call_off(reason)
-        held = self._held.pop(name, None)
+        held = self._held.get(name)
         if held is None:
             return
-        held.owner.names.discard(name)
+        try:
+            await self._end(held, reason)
+        finally:
+            self._places.release()
+            if not self._held:
+                self._empty.set()
+
+    async def _end(self, held: Held, reason: Refusal) -> None:
+        """Close a session; its place stays taken."""
+        del self._held[held.name]
+        held.owner.names.discard(held.name)
         del self._agents[_hash(held.agent_token)]
-        with About(name, held.tally.name):
+        with About(held.name, held.tally.name):
             try:
                 await held.close(reason)
             finally:
-                self._places.release()
                 for tell in self.on_close:
-                    tell(name)
-                if not self._held:
-                    self._empty.set()
+                    tell(held.name)
                 held.tally.closed[held.session.end or "none"] += 1
                 said = held.session.end or reason
                 logger.info("session closed after %d turns: %s", held.session.turn, said)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -41,14 +42,16 @@ from pydantic import BaseModel
 from turnwise.envs.background import Background
 from turnwise.envs.connection import Connection
 from turnwise.envs.errors import UsageError
-from turnwise.envs.faults import MAX_FRAME, Code, Refusal
+from turnwise.envs.faults import MAX_FRAME, Code, Fault, Refusal
 from turnwise.envs.held import Principal
 from turnwise.envs.journal import Journal
 from turnwise.envs.lease import Leases
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.openapi import OPERATIONS
-from turnwise.envs.operations import Operations, counted, http_log
+from turnwise.envs.openapi import operations
+from turnwise.envs.openenv.app import OpenEnv, at_root, failures_as_openenv
+from turnwise.envs.openenv.aside import AT_ONCE
+from turnwise.envs.operations import FAULT, Operations, counted, http_log
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.service import Service
@@ -57,6 +60,8 @@ from turnwise.envs.status import Report, SandboxCounts, added_up
 from turnwise.envs.tally import Tally
 from turnwise.envs.tokens import Tokens
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 600.0
 """Seconds that an ``open`` waits for a place: what the episodes before it may take."""
@@ -71,7 +76,6 @@ STATUS = {
     Code.UNKNOWN_SESSION: HTTPStatus.NOT_FOUND,
     Code.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
     Code.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
-    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
@@ -110,19 +114,12 @@ class EnvServer:
             spec.make()
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
-        if token is None and not is_loopback(host):
-            raise UsageError(
-                f"host {host!r} can be reached from other machines: set a token (--token, --token-file or "
-                "TURNWISE_TOKEN), or serve on 127.0.0.1"
-            )
-        tokens = (
-            token if isinstance(token, Tokens) else Tokens.of({} if token is None else {"trainer": token})
-        )
+        tokens = _tokens(token, host)
         self.host, self.port = host, port
         self._open_to_all = not tokens.roles
         self._tls = None if tls is None else _tls(*tls)
         self._connections = 64 + 4 * sessions
-        self._local = LocalEnvs(backend=backend, capacity=sessions)
+        self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
         self._worker = worker
@@ -152,14 +149,18 @@ class EnvServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        app = web.Application(middlewares=[_faults_as_json, counted(self._tally)])
+        middlewares = [counted(self._tally), _faults_as_json, failures_as_openenv]
+        app = web.Application(middlewares=middlewares, client_max_size=MAX_FRAME)
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
         app.router.add_get(f"{PATH}/environments", self._list)
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
         app.router.add_get(f"{PATH}/sessions", self._sessions)
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
-        Operations(self._siblings, self._operator, OPERATIONS).add_to(app)
+        names = [str(spec) for spec in self._specs]
+        routes = [*operations(names), *at_root(self._specs[0])]
+        Operations(self._siblings, self._operator, routes).add_to(app)
+        OpenEnv(self._service, self._local, self._caller, self._sockets).add_to(app, self._specs)
         app.on_shutdown.append(self._say_goodbye)
         self.routes = tuple(app.router.routes())
         runner = web.AppRunner(app, access_log=None, logger=http_log(), shutdown_timeout=2 * CLOSE_SECONDS)
@@ -252,7 +253,7 @@ class EnvServer:
             worker=self._worker,
             uptime=tally.clock() - tally.started,
             draining=self._roster.draining,
-            places=self._roster.places,
+            places=self._roster.sessions,
             waiting=tally.waiting,
             connections=len(self._sockets),
             sessions=tuple(held.line(self._worker) for held in self._roster.held),
@@ -304,6 +305,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _tokens(token: str | Tokens | None, host: str) -> Tokens:
+    """Raises ``UsageError`` where there must be one and is none."""
+    if token is None and not is_loopback(host):
+        raise UsageError(
+            f"host {host!r} can be reached from other machines: set a token (--token, --token-file or "
+            "TURNWISE_TOKEN), or serve on 127.0.0.1"
+        )
+    return token if isinstance(token, Tokens) else Tokens.of({} if token is None else {"trainer": token})
+
+
 def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -317,19 +328,29 @@ def _json(body: BaseModel, status: int = HTTPStatus.OK) -> web.Response:
     return web.json_response(text=body.model_dump_json(), status=status)
 
 
+def _told(fault: Fault, status: int) -> web.Response:
+    answer = _json(fault, status)
+    answer[FAULT] = fault
+    return answer
+
+
 @web.middleware
 async def _faults_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refusal as refusal:
         fault = refusal.fault
-        answer = _json(fault, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
+        answer = _told(fault, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
         if fault.retry_after is not None:
-            answer.headers["Retry-After"] = f"{fault.retry_after:.0f}"
+            answer.headers[hdrs.RETRY_AFTER] = f"{fault.retry_after:.0f}"
         return answer
     except web.HTTPClientError as error:
         code = Code.NOT_FOUND if error.status == HTTPStatus.NOT_FOUND else Code.INVALID_REQUEST
-        answer = _json(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)
+        answer = _told(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)
         if hdrs.ALLOW in error.headers:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        fault = Refusal(Code.INTERNAL, "the server failed").fault
+        return _told(fault, HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -45,6 +45,7 @@ from turnwise.envs.wire import (
     StepReply,
     StepRequest,
     TaskByRef,
+    TaskChoice,
     answer_seconds,
 )
 from turnwise.sandbox.contract import SandboxError
@@ -113,7 +114,7 @@ class Service:
         except UsageError as mistake:
             raise Refusal(Code.USAGE, str(mistake)) from mistake
         except Exception as failure:
-            logger.exception("a request %s failed", request.type)
+            logger.exception("A request %s failed", request.type)
             raise Refusal(Code.INTERNAL, "the server failed") from failure
 
     async def _answer(self, caller: Principal, request: Request, owner: Owner, subject: About) -> Reply:
@@ -154,10 +155,10 @@ class Service:
     async def _open(self, request: OpenRequest, owner: Owner) -> Held:
         async def find() -> tuple[EnvSpec, Task]:
             spec = self._offered(request.env)
-            return spec, await self._task(spec, request)
+            return spec, await self.task(spec, request.task)
 
         seconds = answer_seconds(request, EpisodeLimits(), self.roster.patience)
-        return await self.roster.open(request.session, owner, seconds, find)
+        return await self.roster.open(request.session, owner, seconds, find, request.instead)
 
     def _offered(self, asked: EnvSpec) -> EnvSpec:
         """The environment that was asked for; one offered with options is offered with those alone."""
@@ -166,8 +167,9 @@ class Service:
                 return asked
         raise unknown("environment on this server", str(asked), map(str, self.specs))
 
-    async def _task(self, spec: EnvSpec, request: OpenRequest) -> Task:
-        env, choice = spec.make(), request.task
+    async def task(self, spec: EnvSpec, choice: TaskChoice) -> Task:
+        """The task that is meant. Raises ``UsageError`` where there is none."""
+        env = spec.make()
         if not isinstance(choice, TaskByRef):
             tasks = env.task_set(choice.split)
             return tasks[choice.seed % len(tasks)]

@@ -83,11 +83,12 @@ class SessionRequest(Model):
 
 
 class OpenRequest(SessionRequest):
-    """Open a session of one task. Waits for a free place."""
+    """Open a session of one task. Waits for a free place, or takes that of a session, which it closes."""
 
     type: Literal["open"] = "open"
     env: EnvSpec
     task: TaskChoice
+    instead: SessionId | None = None
 
 
 class AttachRequest(SessionRequest):

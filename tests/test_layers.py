@@ -39,6 +39,8 @@ NEEDS_EXTRA = (
     "turnwise.agents.torch_policy",
     "turnwise.envs.connection",
     "turnwise.envs.metrics",
+    "turnwise.envs.openenv.app",
+    "turnwise.envs.openenv.sockets",
     "turnwise.envs.operations",
     "turnwise.envs.server",
     "turnwise.trainer.batch",

@@ -302,7 +302,7 @@ async def test_what_there_is_over_http() -> None:
                 (f"{PATH}/environments", None, (401, "unauthorized")),
                 (f"{PATH}/environments", env.agent_token, (403, "forbidden")),
                 (f"{PATH}/environments/test/pat", TOKEN, (404, "not_found")),
-                ("/nowhere", TOKEN, (404, "not_found")),
+                (f"{PATH}/nowhere", TOKEN, (404, "not_found")),
                 (PATH, TOKEN, (400, "invalid_request")),
             ):
                 status, fault = await get(path, token)
