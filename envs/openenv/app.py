@@ -96,6 +96,8 @@ class OpenEnv:
                 heartbeat=HEARTBEAT, max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_SECONDS
             )
             if not socket.can_prepare(request).ok:
+                if kind is McpSocket:
+                    raise web.HTTPMethodNotAllowed(request.method, [hdrs.METH_POST])
                 raise HttpFailure(HTTPStatus.NOT_FOUND, "Not Found")
             await socket.prepare(request)
             self._sockets.add(socket)
