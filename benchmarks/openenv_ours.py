@@ -15,7 +15,8 @@ import sys
 import time
 from contextlib import AsyncExitStack
 
-from turnwise.envs.client import RemoteSession, connect
+from turnwise.cli.serve import calm_collector
+from turnwise.envs.client import RemoteEnvs, RemoteSession, connect
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
@@ -23,12 +24,15 @@ from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import tool
 from turnwise.envs.types import AgentView, EpisodeLimits, Task, call, text
 
+TURNS = 100
+"""Of an episode."""
+
 
 class Null(Env):
     """One tool that does nothing, as OpenEnv's side has one action."""
 
     name = "benchmark/null"
-    limits = EpisodeLimits(turns=1 << 40, seconds=1e6)
+    limits = EpisodeLimits(turns=TURNS + 1)
 
     def tasks(self, split: str) -> TaskSet:
         return seeds(split, 1000)
@@ -53,31 +57,54 @@ register(Null)
 async def serve() -> None:
     """The server, until it is killed."""
     async with EnvServer([Null.name], port=0, sessions=4096) as server:
+        calm_collector()
         print(server.port, flush=True)
         await asyncio.Event().wait()
 
 
-async def load(url: str, clients: int, seconds: float) -> None:
-    """Rounds of steps, every session as fast as it can."""
+class Player:
+    """Plays one episode after another."""
 
-    async def play(env: RemoteSession, until: float, took: list[float]) -> None:
-        action = call("nothing", n=1, word="x")
+    def __init__(self, envs: RemoteEnvs, first: int) -> None:
+        self._envs, self._left = envs, first
+        self._episode = AsyncExitStack()
+        self._env: RemoteSession | None = None
+
+    async def begin(self) -> RemoteSession:
+        """Another episode."""
+        await self._episode.aclose()
+        self._env = await self._episode.enter_async_context(self._envs.open(Null.name))
+        await self._env.reset()
+        return self._env
+
+    async def play(self, until: float, took: list[float]) -> None:
+        """Step as fast as can be; how long each step took."""
+        action, env = call("nothing", n=1, word="x"), self._env or await self.begin()
         before = time.perf_counter()
         while before < until:
             await env.step(action)
             now = time.perf_counter()
             took.append(now - before)
+            self._left -= 1
+            if self._left == 0:
+                env = await self.begin()
+                self._left, now = TURNS, time.perf_counter()
             before = now
 
-    async with AsyncExitStack() as stack:
-        remote = await stack.enter_async_context(connect(url))
-        envs = [await stack.enter_async_context(remote.open(Null.name)) for _ in range(clients)]
-        for env in envs:
-            await env.reset()
+
+async def load(url: str, clients: int, seconds: float) -> None:
+    """Rounds of steps, every session as fast as it can."""
+    async with connect(url) as envs:
+        players = [
+            Player(envs, 1 + number * TURNS // clients) for number in range(clients)
+        ]  # not all begin at once
+        for player in players:
+            await player.begin()
+        print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             took: list[float] = []
             began, spent = time.perf_counter(), time.process_time()
-            await asyncio.gather(*(play(env, began + seconds, took) for env in envs))
+            await asyncio.gather(*(player.play(began + seconds, took) for player in players))
             wall = time.perf_counter() - began
             took.sort()
             figures = {

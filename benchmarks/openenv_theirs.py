@@ -21,6 +21,9 @@ from openenv.core.env_server import create_app
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 
+TURNS = 100
+"""Of an episode."""
+
 
 class Nothing(Action):
     """The arguments of the tool on our side."""
@@ -52,7 +55,7 @@ class Null(Environment[Nothing, Seen, State]):
     def step(self, action: Nothing) -> Seen:
         """Do nothing."""
         self.calls += 1
-        return Seen(result="ok", reward=0.5, done=self.calls > 1 << 40)
+        return Seen(result="ok", reward=0.5, done=self.calls > TURNS)
 
     @property
     def state(self) -> State:
@@ -90,18 +93,24 @@ async def load(url: str, clients: int, seconds: float, action: dict[str, object]
         await env.reset()
         envs.append(env)
 
-    async def play(env: GenericEnvClient, until: float, took: list[float]) -> None:
-        before = time.perf_counter()
+    async def play(number: int, until: float, took: list[float]) -> None:
+        env, before = envs[number], time.perf_counter()
         while before < until:
             await env.step(action)
             now = time.perf_counter()
             took.append(now - before)
+            left[number] -= 1
+            if left[number] == 0:
+                await env.reset()
+                left[number], now = TURNS, time.perf_counter()
             before = now
 
+    left = [1 + number * TURNS // clients for number in range(clients)]  # not all begin at once
+    print("ready", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         took: list[float] = []
         began, spent = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(play(env, began + seconds, took) for env in envs))
+        await asyncio.gather(*(play(number, began + seconds, took) for number in range(clients)))
         wall = time.perf_counter() - began
         took.sort()
         figures = {

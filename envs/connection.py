@@ -15,12 +15,10 @@ from turnwise.envs.background import Background
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
 from turnwise.envs.held import Principal
 from turnwise.envs.lease import Lease, Leases
+from turnwise.envs.outbox import Outbox, in_turn
 from turnwise.envs.service import Service
 from turnwise.envs.wire import (
-    AttachRequest,
-    CloseRequest,
     FaultReply,
-    RecordsRequest,
     Reply,
     Request,
     Welcome,
@@ -31,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REPLY = 4 * MAX_FRAME
 """Bytes of one reply; a client takes in no more."""
-SEND_SECONDS = 30.0
-"""A client that takes in nothing for so long is given up."""
 MAX_PENDING = 4096
 """Requests of one client that may be running or waiting."""
 GOODBYE = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
@@ -52,6 +48,7 @@ class Connection:
     ) -> None:
         self._service, self._leases, self._background = service, leases, background
         self._socket, self._transport = socket, transport
+        self._outbox = Outbox(socket, self.abort)
 
     async def run(self, caller: Principal, key: str | None) -> None:
         """``key`` is the lease's that the client comes back with."""
@@ -64,32 +61,40 @@ class Connection:
             lease_seconds=self._leases.seconds,
         )
         try:
-            await self._send(_encode(welcome))
-            async for message in self._socket:
-                if lease.connection is not self:
-                    break  # it came back by another one, where it has asked this again
-                await self._take(lease, message)
+            async with self._outbox:
+                self._outbox.put(_encode(welcome))
+                async for message in self._socket:
+                    if lease.connection is not self:
+                        break  # it came back by another one, where it has asked this again
+                    await self._take(lease, message)
+                    await self._outbox.room()
         finally:
             self._leases.detach(lease, self, for_good=self._socket.close_code in GOODBYE)
 
     async def _take(self, lease: Lease, message: WSMessage) -> None:
-        try:
-            if message.type is not WSMsgType.TEXT:
-                raise Refusal(Code.INVALID_REQUEST, "the frame is not text")
-            request = read_request(message.data)
-            if lease.pending >= MAX_PENDING and not isinstance(request, CloseRequest):
-                said = f"{lease.pending} requests of this client wait"
-                raise Refusal(Code.BUSY, said, request=request.id)
-        except Refusal as refusal:
-            self._service.tally.refused("frame", refusal.fault)
-            await self._send(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
-        else:
-            lease.pending += 1
-            self._background.start(self._answer(lease, request, hash(message.data)))
+        if message.type is not WSMsgType.TEXT:
+            self._refuse(Refusal(Code.INVALID_REQUEST, "the frame is not text"))
+            return
+        async for line in in_turn(message.data):
+            try:
+                request = read_request(line)
+                if lease.pending >= MAX_PENDING and request.type != "close":
+                    said = f"{lease.pending} requests of this client wait"
+                    raise Refusal(Code.BUSY, said, request=request.id)
+            except Refusal as refusal:
+                self._refuse(refusal)
+            else:
+                lease.pending += 1
+                self._background.start(self._answer(lease, request, hash(line)))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer what was not carried out."""
+        self._service.tally.refused("frame", refusal.fault)
+        self._outbox.put(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
 
     async def _answer(self, lease: Lease, request: Request, mark: int) -> None:
         try:
-            if isinstance(request, AttachRequest | RecordsRequest | CloseRequest):  # change nothing twice
+            if request.type in ("attach", "records", "close"):  # change nothing twice
                 reply = await self._carry_out(lease, request)
             else:
                 ledger = lease.ledger(request.session)
@@ -98,7 +103,7 @@ class Connection:
             reply = _encode(FaultReply(id=request.id, fault=refusal.fault))
         finally:
             lease.pending -= 1
-        await self._send(reply)
+        await self._outbox.send(reply, alone=lease.pending == 0)
 
     async def _carry_out(self, lease: Lease, request: Request) -> bytes:
         """The reply, ready to be sent and to be kept."""
@@ -108,17 +113,6 @@ class Connection:
             if not self._service.roster.knows(request.session):
                 lease.ledgers.pop(request.session, None)  # nothing there to repeat
             return _encode(FaultReply(id=request.id, fault=refusal.fault))
-
-    async def _send(self, frame: bytes) -> None:
-        """Send it, unless the client is gone, which the reader learns as well."""
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._socket.send_frame(frame, WSMsgType.TEXT)
-        except ConnectionError:
-            return
-        except TimeoutError:
-            logger.warning("A client took in nothing for %g s and is given up", SEND_SECONDS)
-            self.abort()
 
     def abort(self) -> None:
         """Cut it, as a network does."""

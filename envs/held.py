@@ -10,8 +10,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
@@ -51,12 +49,16 @@ class Scope:
 
     def __init__(self, seconds: float) -> None:
         self._timeout = asyncio.timeout(seconds)
-        self._done = asyncio.Event()
+        self._over = False
+        self._done: asyncio.Event | None = None
+        """Set when it is over, for whoever calls it off."""
         self._reason: Refusal | None = None
 
     async def call_off(self, reason: Refusal) -> None:
         """End it now. Returns when it has ended, or after a while where it does not."""
-        self._reason = reason
+        if self._over:
+            return
+        self._reason, self._done = reason, self._done or asyncio.Event()
         if not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time())
         try:
@@ -77,7 +79,9 @@ class Scope:
         except TimeoutError:
             raise (self._reason or Refusal(Code.DEADLINE, "the call took too long")) from None
         finally:
-            self._done.set()
+            self._over = True
+            if self._done is not None:
+                self._done.set()
 
 
 class Held:
@@ -106,28 +110,18 @@ class Held:
         """Closes it at its age."""
         self.closed = False
         self._snapshots: dict[str, tuple[AgentView | None, tuple[StepRecord, ...]]] = {}
-        self._scope: Scope | None = None
-        self._spoiled: Refusal | None = None
+        self.scope: Scope | None = None
+        """Of the call that runs in it."""
+        self.spoiled: Refusal | None = None
+        """Why nothing more can run in it."""
 
-    @asynccontextmanager
-    async def alone(self, seconds: float) -> AsyncIterator[Session]:
-        """One call at a time. One that ran over its deadline was cut off in the middle, and one that could
-        not be journalled must not be gone on from: either ends them all."""
-        if self._scope is not None:
-            raise Refusal(Code.RUNNING, "another call of this session is running")
-        if self._spoiled is not None:
-            fault = self._spoiled.fault
-            raise Refusal(fault.code, f"an earlier call of this session failed: {fault.message}")
-        self._scope = Scope(seconds)
-        try:
-            async with self._scope:
-                yield self.session
-        except Refusal as refusal:
-            if refusal.fault.code in (Code.DEADLINE, Code.JOURNAL):
-                self._spoiled = refusal
-            raise
-        finally:
-            self._scope = None
+    def alone(self, seconds: float) -> Alone:
+        """``async with`` gives the session for one call of at most so long.
+
+        One call at a time. One that ran over its deadline was cut off in the middle, and one that could
+        not be journalled must not be gone on from: either ends them all.
+        """
+        return Alone(self, seconds)
 
     def check_going(self) -> None:
         """Raises :class:`Refusal` before the reset and after the end."""
@@ -194,10 +188,44 @@ class Held:
         if self.expiry is not None:
             self.expiry.cancel()
         try:
-            if self._scope is not None:
-                await self._scope.call_off(reason)
+            if self.scope is not None:
+                await self.scope.call_off(reason)
             async with Scope(GRACE_SECONDS):
                 await self.session.close()
         finally:
             if self.log is not None:
                 self.log.close()
+
+
+class Alone:
+    """See :meth:`Held.alone`. A class, for it is entered at every step."""
+
+    __slots__ = ("_held", "_scope", "_seconds")
+
+    def __init__(self, held: Held, seconds: float) -> None:
+        self._held, self._seconds = held, seconds
+
+    async def __aenter__(self) -> Session:
+        held = self._held
+        if held.scope is not None:
+            raise Refusal(Code.RUNNING, "another call of this session is running")
+        if held.spoiled is not None:
+            fault = held.spoiled.fault
+            raise Refusal(fault.code, f"an earlier call of this session failed: {fault.message}")
+        self._scope = held.scope = Scope(self._seconds)
+        await self._scope.__aenter__()
+        return held.session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held = self._held
+        held.scope = None
+        if isinstance(error, Refusal) and error.fault.code is Code.JOURNAL:
+            held.spoiled = error
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except Refusal as refusal:
+            if refusal.fault.code is Code.DEADLINE:
+                held.spoiled = refusal
+            raise

@@ -16,13 +16,15 @@ KEPT = 4
 """Replies kept. A session carries out one call at a time, so a client seldom waits for more than one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """A request that was begun."""
 
     mark: int
     """Tells whether a request of this id is the same."""
-    reply: asyncio.Future[bytes]
+    reply: bytes | None = None
+    waiting: asyncio.Future[bytes] | None = None
+    """What those wait for who asked again before there was a reply."""
 
 
 class Ledger:
@@ -40,25 +42,31 @@ class Ledger:
         if entry is not None:
             if entry.mark != mark:
                 raise Refusal(Code.DUPLICATE_REQUEST, f"request {number} of this session was another one")
-            return await asyncio.shield(entry.reply)
+            return entry.reply if entry.reply is not None else await self._wait(entry)
         if number <= self._forgotten:
             raise Refusal(Code.DUPLICATE_REQUEST, f"the reply to request {number} is no longer kept")
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._entries[number] = Entry(mark, future)
+        entry = self._entries[number] = Entry(mark)
         try:
-            reply = await carry_out()
+            entry.reply = await carry_out()
         except BaseException:
             del self._entries[number]
-            future.cancel()  # whoever waits for it ends with the server
+            if entry.waiting is not None:
+                entry.waiting.cancel()  # whoever waits for it ends with the server
             raise
-        future.set_result(reply)
+        if entry.waiting is not None:
+            entry.waiting.set_result(entry.reply)
         self._forget()
-        return reply
+        return entry.reply
+
+    async def _wait(self, entry: Entry) -> bytes:
+        if entry.waiting is None:
+            entry.waiting = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(entry.waiting)
 
     def _forget(self) -> None:
         while len(self._entries) > KEPT:
             number = next(iter(self._entries))
-            if not self._entries[number].reply.done():
+            if self._entries[number].reply is None:
                 return
             del self._entries[number]
             self._forgotten = max(self._forgotten, number)

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code
+from turnwise.envs.outbox import Outbox, in_turn
 from turnwise.envs.tokens import check_token
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, PROTOCOL, Reply, Request, Welcome, read_reply
 from turnwise.sandbox.contract import SandboxError
@@ -51,7 +52,7 @@ class ServerFailed(SandboxError):
 class Asked:
     """A request that was not yet answered."""
 
-    frame: str
+    frame: bytes
     reply: asyncio.Future[Reply]
 
 
@@ -104,6 +105,7 @@ class Link:
         self.url = dialler.url
         self.welcome = welcome
         self._dialler, self._socket = dialler, socket
+        self._outbox = Outbox(socket)
         self._ids = count()
         self._asked: dict[int, Asked] = {}
         self._up = True
@@ -124,7 +126,8 @@ class Link:
         asked = self._ask(request)
         try:
             async with asyncio.timeout(seconds):
-                await self._send(asked.frame)
+                await self._outbox.send(asked.frame, alone=len(self._asked) == 1)
+                await self._outbox.room()
                 return await asked.reply
         except TimeoutError:
             raise ServerFailed(f"{self.url} did not answer within {seconds:g} s") from None
@@ -139,27 +142,20 @@ class Link:
             self._ask(request)
 
     def _ask(self, request: Request) -> Asked:
-        frame = request.model_dump_json()
+        frame = request.__pydantic_serializer__.to_json(request)
         if len(frame) > MAX_FRAME:
-            raise UsageError(f"{request.type}: {len(frame):,} characters are more than a frame may have")
+            raise UsageError(f"{request.type}: {len(frame):,} bytes are more than a frame may have")
         if self._lost is not None:
             raise ServerFailed(self._lost)
         asked = Asked(frame, asyncio.get_running_loop().create_future())
         self._asked[request.id] = asked
         return asked
 
-    async def _send(self, frame: str) -> None:
-        """Send it; what a dropped connection loses is sent when the client has returned."""
-        if self._up:
-            try:
-                await self._socket.send_str(frame)
-            except ConnectionError:
-                return
-
     # -- the connection
 
     async def close(self) -> None:
         """Say goodbye: the server need not wait for the client's return."""
+        self._lost = f"the connection to {self.url} was closed"
         await self._socket.close()
 
     async def serve(self) -> None:
@@ -167,11 +163,12 @@ class Link:
         reason = f"the connection to {self.url} is lost"
         try:
             while True:
-                async for message in self._socket:
-                    if isinstance(message.data, Exception):
-                        break
-                    self._deliver(read_reply(message.data))
+                async with self._outbox:
+                    await self._receive()
                 self._up = False
+                if self._lost is not None:
+                    reason = self._lost
+                    return
                 if self._socket.close_code == STOPS:
                     reason = f"{self.url} stops"
                     return
@@ -184,6 +181,13 @@ class Link:
             self._up, self._lost = False, reason
             self._fail(reason)
             await self._socket.close()
+
+    async def _receive(self) -> None:
+        async for message in self._socket:
+            if isinstance(message.data, Exception):
+                break
+            async for line in in_turn(message.data):
+                self._deliver(read_reply(line))
 
     async def _return(self) -> None:
         """Connect again, within a lease of the last reply's connection. Raises :class:`ServerFailed`."""
@@ -203,9 +207,9 @@ class Link:
                 error = failure
         if welcome.lease != self.welcome.lease:
             self._fail(f"{self.url} has given up this client's sessions")
-        self.welcome, self._up = welcome, True
-        for asked in tuple(self._asked.values()):
-            await self._send(asked.frame)
+        self.welcome, self._up, self._outbox = welcome, True, Outbox(self._socket)
+        for asked in self._asked.values():
+            self._outbox.put(asked.frame)
 
     def _fail(self, reason: str) -> None:
         for asked in self._asked.values():

@@ -58,7 +58,7 @@ from turnwise.envs.service import Service
 from turnwise.envs.siblings import Siblings
 from turnwise.envs.status import Report, SandboxCounts, added_up
 from turnwise.envs.tally import Tally
-from turnwise.envs.tokens import Tokens
+from turnwise.envs.tokens import Tokens, token_of
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
 logger = logging.getLogger(__name__)
@@ -193,13 +193,10 @@ class EnvServer:
 
     def _caller(self, request: web.Request, *, but: Sequence[Role] = ()) -> Principal:
         """Raises :class:`Refusal` for whoever may not be here: with no token, or with one of these roles."""
-        header = request.headers.get("Authorization")
-        scheme, _, token = (header or "").partition(" ")
-        if header is not None and scheme.lower() != "bearer":
-            raise Refusal(Code.UNAUTHORIZED, f"the server knows no authorization of kind {scheme!r}")
+        token = token_of(request.headers.get("Authorization"))
         if self._open_to_all:
             self._refuse_web_pages(request)
-        caller = self._service.principal(None if header is None else token.strip())
+        caller = self._service.principal(token)
         if caller.role in but:
             raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.method} {request.path}")
         return caller
@@ -282,7 +279,10 @@ class EnvServer:
             raise Refusal(Code.INVALID_REQUEST, "this address is for WebSockets")
         if len(self._sockets) >= self._connections:
             raise Refusal(Code.BUSY, f"{len(self._sockets)} clients are connected")
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return socket  # it left while it was let in
         self._sockets.add(socket)
         connection = Connection(self._service, self._leases, self._background, socket, request.transport)
         try:

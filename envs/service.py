@@ -23,16 +23,12 @@ from turnwise.envs.session import EpisodeFailed, Session
 from turnwise.envs.tokens import MAY, Tokens
 from turnwise.envs.types import SPLITS, EpisodeLimits, Task
 from turnwise.envs.wire import (
-    AttachRequest,
     CloseReply,
-    CloseRequest,
     ConcludeReply,
     ConcludeRequest,
     ForkReply,
-    ForkRequest,
     OpenRequest,
     RecordsReply,
-    RecordsRequest,
     Reply,
     Request,
     ResetReply,
@@ -118,37 +114,41 @@ class Service:
             raise Refusal(Code.INTERNAL, "the server failed") from failure
 
     async def _answer(self, caller: Principal, request: Request, owner: Owner, subject: About) -> Reply:
-        match request:
-            case OpenRequest():
-                held = await self._open(request, owner)
-                return SessionReply(id=request.id, info=held.info(caller))
-            case CloseRequest():
-                await self.roster.close(request.session)
-                return CloseReply(id=request.id)
-        held = self.roster.find(request.session)
-        held.call(caller)
-        subject.env = held.tally.name
-        match request:
-            case AttachRequest():
-                return SessionReply(id=request.id, info=held.info(caller))
-            case RecordsRequest():
-                return RecordsReply(id=request.id, records=tuple(held.records))
-        seconds = answer_seconds(request, held.session.limits, self.roster.patience)
-        if isinstance(request, ForkRequest):
+        # By the tag, the commonest first: an isinstance that fails costs more with pydantic's models.
+        if request.type == "step":
+            return await self._step(caller, request, subject)
+        if request.type == "open":
+            held = await self._open(request, owner)
+            return SessionReply(id=request.id, info=held.info(caller))
+        if request.type == "close":
+            await self.roster.close(request.session)
+            return CloseReply(id=request.id)
+        held = self._find(caller, request, subject)
+        if request.type == "attach":
+            return SessionReply(id=request.id, info=held.info(caller))
+        if request.type == "records":
+            return RecordsReply(id=request.id, records=tuple(held.records))
+        seconds = self._seconds(held, request)
+        if request.type == "fork":
             twins = await self.roster.fork(held, request.twins, owner, seconds)
             return ForkReply(id=request.id, twins=tuple(twin.info(caller) for twin in twins))
         async with held.alone(seconds) as session:
-            match request:
-                case StepRequest():
-                    return await self._step(caller, held, session, request)
-                case ResetRequest():
-                    return await self._reset(held, session, request)
-                case ConcludeRequest():
-                    return await self._conclude(held, session, request)
-                case SnapshotRequest():
-                    return await self._snapshot(held, session, request)
-                case RestoreRequest():
-                    return await self._restore(held, session, request)
+            if request.type == "reset":
+                return await self._reset(held, session, request)
+            if request.type == "conclude":
+                return await self._conclude(held, session, request)
+            if request.type == "snapshot":
+                return await self._snapshot(held, session, request)
+            return await self._restore(held, session, request)
+
+    def _find(self, caller: Principal, request: Request, subject: About) -> Held:
+        held = self.roster.find(request.session)
+        held.call(caller)
+        subject.env = held.tally.name
+        return held
+
+    def _seconds(self, held: Held, request: Request) -> float:
+        return answer_seconds(request, held.session.limits, self.roster.patience)
 
     # -- opening
 
@@ -180,6 +180,22 @@ class Service:
 
     # -- one call of one session, which has it to itself
 
+    async def _step(self, caller: Principal, request: StepRequest, subject: About) -> StepReply:
+        held = self._find(caller, request, subject)
+        async with held.alone(self._seconds(held, request)) as session:
+            held.check_going()
+            step = await session.step(request.action)
+            assert step.record is not None
+            held.tally.stepped(step.record.seconds)
+            held.view = step.view
+            held.records.append(step.record)
+            if held.log is not None:
+                held.log.write(stepped(request.action, step))
+        self._note_end(held, step.record.error)
+        if caller.role == "agent":
+            step = step.model_copy(update={"record": None})
+        return StepReply(id=request.id, step=step)
+
     async def _reset(self, held: Held, session: Session, request: ResetRequest) -> ResetReply:
         if held.view is not None or session.end is not None:
             raise Refusal(Code.WRONG_ORDER, "the session was reset before")
@@ -187,20 +203,6 @@ class Service:
         if held.log is not None:
             held.log.write(WasReset(view=view_hash(held.view)))
         return ResetReply(id=request.id, view=held.view)
-
-    async def _step(self, caller: Principal, held: Held, session: Session, request: StepRequest) -> StepReply:
-        held.check_going()
-        step = await session.step(request.action)
-        assert step.record is not None
-        held.tally.stepped(step.record.seconds)
-        held.view = step.view
-        held.records.append(step.record)
-        if held.log is not None:
-            held.log.write(stepped(request.action, step))
-        self._note_end(held, step.record.error)
-        if caller.role == "agent":
-            step = step.model_copy(update={"record": None})
-        return StepReply(id=request.id, step=step)
 
     async def _conclude(self, held: Held, session: Session, request: ConcludeRequest) -> ConcludeReply:
         held.check_going()
@@ -237,12 +239,12 @@ class Service:
 
 def _permit(caller: Principal, request: Request) -> None:
     """Raises :class:`Refusal` for what a caller may not do."""
-    if not isinstance(request, MAY[caller.role]):
+    if caller.role == "trainer":
+        return
+    if request.type not in MAY[caller.role]:
         raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.type}")
     own = caller.held
-    if own is None:
-        return
-    if request.session != own.name:
+    if own is not None and request.session != own.name:
         raise Refusal(Code.FORBIDDEN, "an agent has no session but its own")
-    if own.closed:
+    if own is not None and own.closed:
         raise Refusal(Code.UNKNOWN_SESSION, "the session was closed")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from turnwise.envs.env import OUTCOME, VALIDITY, Env, describe
 from turnwise.envs.errors import UsageError, unknown
@@ -35,10 +35,13 @@ from turnwise.envs.types import (
     ToolCall,
     text,
 )
+from turnwise.envs.within import Overdue, within
 from turnwise.sandbox.contract import LimitExceeded, Sandbox, SandboxError, SandboxSpec, Snapshot
 
 Result = TypeVar("Result")
 
+VALID = RewardTerm(channel=VALIDITY, level=1, value=1.0)
+INVALID = RewardTerm(channel=VALIDITY, level=1, value=0.0)
 SNAPSHOTS = 16
 """What one session may keep at once."""
 
@@ -151,7 +154,7 @@ class Session:
             started = time.perf_counter()
             try:
                 view, valid, end, error = await self._act(action)
-                reached, terms, digest = await self._observe(valid)
+                reached, terms, digest = await within(self.limits.tool_seconds, self._observe(valid))
             except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
                 view, valid, reached, terms, digest = text(""), False, (), (), ""
                 end, error = classify(failure), f"{type(failure).__name__}: {failure}"
@@ -338,34 +341,28 @@ class Session:
                     return _join(views), valid, EndReason.SUBMITTED, ""
         return _join(views), valid, None, ""
 
-    async def _bounded(self, work: Awaitable[Result]) -> Result:
-        """Do it within a tool's time and what is left of the episode's. Raises :class:`OutOfTime`; a
-        ``TimeoutError`` of the environment's own stays one."""
+    async def _bounded(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do it within a tool's time and what is left of the episode's. Raises :class:`OutOfTime`."""
         assert self._deadline is not None
         left = max(self._deadline - time.monotonic(), 0.0)
         seconds = min(self.limits.tool_seconds, left)
         try:
-            async with asyncio.timeout(seconds) as clock:
-                return await work
-        except TimeoutError:
-            if not clock.expired():
-                raise
+            return await within(seconds, work)
+        except Overdue:
             raise OutOfTime(seconds, over=seconds == left) from None
 
     async def _observe(self, valid: bool) -> tuple[tuple[str, ...], tuple[RewardTerm, ...], str]:
         """Milestones, rewards and digest of the state as the turn left it."""
         interface, reached = self.env.interface, []
-        terms = [RewardTerm(channel=VALIDITY, level=1, value=float(valid))]
-        async with asyncio.timeout(self.limits.tool_seconds):
-            for milestone in interface.milestones:
-                if milestone.name not in self.reached and await milestone(self.env):
-                    self.reached[milestone.name] = self.turn
-                    reached.append(milestone.name)
-            for reward in interface.rewards:
-                value = await reward(self.env)
-                terms.append(RewardTerm(channel=reward.name, level=reward.level, value=value))
-            digest = await self.env.digest()
-        return tuple(reached), tuple(terms), digest
+        terms = [VALID if valid else INVALID]
+        for milestone in interface.milestones:
+            if milestone.name not in self.reached and await milestone(self.env):
+                self.reached[milestone.name] = self.turn
+                reached.append(milestone.name)
+        for reward in interface.rewards:
+            value = await reward(self.env)
+            terms.append(RewardTerm(channel=reward.name, level=reward.level, value=value))
+        return tuple(reached), tuple(terms), await self.env.digest()
 
     def _cut(self, view: AgentView) -> AgentView:
         """Cut long text in the middle, and say so."""

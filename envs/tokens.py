@@ -14,29 +14,22 @@ whoever can reach it is the trainer. Tokens are compared in constant time and ne
 from __future__ import annotations
 
 import hmac
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from turnwise.envs.errors import UsageError, unknown
-from turnwise.envs.wire import (
-    AttachRequest,
-    CloseRequest,
-    ConcludeRequest,
-    RecordsRequest,
-    Role,
-    SessionRequest,
-    StepRequest,
-)
+from turnwise.envs.faults import Code, Refusal
+from turnwise.envs.wire import Role
 
-MAY: Mapping[Role, tuple[type[SessionRequest], ...]] = {
-    "trainer": (SessionRequest,),
-    "agent": (AttachRequest, StepRequest),
-    "grader": (AttachRequest, RecordsRequest, ConcludeRequest),
-    "admin": (CloseRequest,),
+MAY: Mapping[Role, frozenset[str]] = {
+    "agent": frozenset({"attach", "step"}),
+    "grader": frozenset({"attach", "records", "conclude"}),
+    "admin": frozenset({"close"}),
 }
-"""The requests that each role may make."""
+"""The types of requests that each role may make; the trainer may make all."""
 OWN: tuple[Role, ...] = ("trainer", "grader", "admin")
 """The roles whose tokens are the server's own."""
 
@@ -46,6 +39,23 @@ def check_token(token: str) -> str:
     if not token.isascii() or not token.isprintable() or token.split() != [token]:
         raise UsageError("token: must be ASCII characters without spaces or line ends, at least one")
     return token
+
+
+def token_of(header: str | None) -> str | None:
+    """The token of an ``Authorization`` header: a bearer's, or the password of a URL like
+    ``http://any:TOKEN@host``, where a client can be given nothing else. Raises :class:`Refusal`."""
+    if header is None:
+        return None
+    scheme, _, given = header.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return given.strip()
+        case "basic":
+            try:
+                return b64decode(given).decode("latin1").partition(":")[2]
+            except ValueError:
+                raise Refusal(Code.UNAUTHORIZED, "the user and password cannot be read") from None
+    raise Refusal(Code.UNAUTHORIZED, f"the server knows no authorization of kind {scheme!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """What an environment server and its clients say to each other, protocol version 1.
 
-A connection is one WebSocket at ``/turnwise/v1`` with a JSON object per text frame. The server speaks
-first: a :class:`Welcome`. Then each :class:`Request` gets one :class:`Reply` with its ``id``; replies come
-as they are ready, in any order, so that one connection carries many sessions. Sessions are named by
-who opens them, so that one can be closed before it is known to be open.
+A connection is one WebSocket at ``/turnwise/v1`` with JSON objects in text frames, one or several of them a
+frame, a line each. The server speaks first: a :class:`Welcome`. Then each :class:`Request` gets one
+:class:`Reply` with its ``id``; replies come as they are ready, in any order, so that one connection carries
+many sessions. Sessions are named by who opens them, so that one can be closed before it is known to be
+open.
 
 A client whose connection drops connects again with the header :data:`LEASE_HEADER` and sends what was not
 answered once more, byte for byte: within one session an id stands for one request, which is carried out
@@ -336,17 +337,16 @@ def read_reply(frame: str | bytes) -> Reply:
 
 def answer_seconds(request: Request, limits: EpisodeLimits, patience: float) -> float:
     """The seconds within which the server answers a request, in a session of these limits."""
-    match request:
-        case OpenRequest():
-            own = patience
-        case ResetRequest():
-            own = SANDBOX_SECONDS + limits.seconds
-        case StepRequest():
-            own = limits.seconds + 2 * limits.tool_seconds
-        case ConcludeRequest():
-            own = limits.tool_seconds
-        case ForkRequest() | SnapshotRequest() | RestoreRequest():
-            own = FORK_SECONDS
-        case _:
-            own = 0.0
+    if request.type == "step":
+        own = limits.seconds + 2 * limits.tool_seconds
+    elif request.type == "open":
+        own = patience
+    elif request.type == "reset":
+        own = SANDBOX_SECONDS + limits.seconds
+    elif request.type == "conclude":
+        own = limits.tool_seconds
+    elif request.type in ("fork", "snapshot", "restore"):
+        own = FORK_SECONDS
+    else:
+        own = 0.0
     return own + GRACE_SECONDS

@@ -34,6 +34,8 @@ from turnwise.envs.openenv.messages import (
 from turnwise.envs.openenv.mount import Mount
 from turnwise.envs.openenv.player import Player, Unplayable
 from turnwise.envs.openenv.rpc import SERVER_ERROR, RpcFailure, counts, crowded, no_place, parse, read
+from turnwise.envs.outbox import SEND_SECONDS
+from turnwise.envs.within import Overdue, within
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,6 @@ HOLD_SECONDS = 3.0
 """How long a refused client has before the socket is closed."""
 AHEAD = 32
 """Frames that are read before their turn; beyond, the client waits."""
-SEND_SECONDS = 30.0
-"""A client that takes in nothing for so long is given up."""
 
 
 class Fatal(Exception):
@@ -143,13 +143,12 @@ class Socket(ABC):
 
     async def _send(self, reply: dict[str, Any]) -> None:
         """Send it, unless the client is gone, which the reader learns as well."""
-        data = to_json(reply, inf_nan_mode="null")
+        sending = self._socket.send_frame(to_json(reply, inf_nan_mode="null"), WSMsgType.TEXT)
         try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._socket.send_frame(data, WSMsgType.TEXT)
+            await within(SEND_SECONDS, sending)
         except ConnectionError:
             return
-        except TimeoutError:
+        except Overdue:
             logger.warning("A client took in nothing for %g s and is given up", SEND_SECONDS)
             if self._transport is not None:
                 self._transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -237,12 +238,16 @@ class Raw:
 
     def __init__(self, socket: ClientWebSocketResponse, welcome: Json) -> None:
         self.socket, self.welcome = socket, welcome
+        self._lines: list[str] = []
+        """Of the last frame, those to come."""
 
     async def send(self, number: int, kind: str, session: str = "s", **fields: Any) -> None:
         await self.socket.send_json({"type": kind, "id": number, "session": session, **fields})
 
     async def get(self) -> Json:
-        answer: Json = await self.socket.receive_json()
+        if not self._lines:
+            self._lines.extend((await self.socket.receive_str()).split("\n"))
+        answer: Json = json.loads(self._lines.pop(0))
         return answer
 
     async def ask(self, number: int, kind: str, session: str = "s", **fields: Any) -> Json:

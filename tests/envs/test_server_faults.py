@@ -6,6 +6,7 @@ Frames are written by hand here, as a stranger's client would.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,9 +36,13 @@ class Raw:
 
     socket: ClientWebSocketResponse
     ids: Iterator[int] = field(default_factory=lambda: count(10))
+    lines: list[str] = field(default_factory=list)
+    """Of the last frame, those to come."""
 
     async def get(self) -> Json:
-        answer: Json = await self.socket.receive_json()
+        if not self.lines:
+            self.lines.extend((await self.socket.receive_str()).split("\n"))
+        answer: Json = json.loads(self.lines.pop(0))
         return answer
 
     async def ask(self, **request: Any) -> Json:
@@ -339,7 +344,7 @@ async def test_a_connection_with_too_many_requests_is_told_so_and_may_still_clos
 async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("turnwise.envs.connection.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("turnwise.envs.outbox.SEND_SECONDS", 0.3)
     async with (
         serving(envs=("test/wordy", "test/pad"), sessions=2, lease=0.1) as server,
         connect(server.url) as envs,

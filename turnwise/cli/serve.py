@@ -115,6 +115,7 @@ async def until_stopped(server: EnvServer, names: str, *, drain: float, open_to_
         loop.add_signal_handler(number, on_signal, number)
     async with server, asyncio.TaskGroup() as tasks:
         who = "every program on this machine is the trainer" if open_to_all else "callers need a token"
+        calm_collector()
         click.echo(f"serving {names} at {server.url}; {who}")
         await term.wait()
         draining = tasks.create_task(server.drain(drain))
@@ -123,3 +124,13 @@ async def until_stopped(server: EnvServer, names: str, *, drain: float, open_to_
         draining.cancel()
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def calm_collector() -> None:
+    """Let Python's collector of garbage leave alone what there is from the start, and look at the rest less
+    often: a look at everything holds up every session for a tenth of a second."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
