@@ -164,7 +164,7 @@ class Held:
         """How it stands in that worker process, for an operator."""
         now, session = time.monotonic(), self.session
         state: Literal["new", "running", "waiting", "ended"] = "waiting"
-        if self._scope is not None:
+        if self.scope is not None:
             state = "running"
         elif session.end is not None:
             state = "ended"

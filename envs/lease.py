@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from turnwise.envs.background import Background
+from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.held import Owner, Principal
 from turnwise.envs.ledger import Ledger
 from turnwise.envs.roster import Roster
+
+AGENTS = 8
+"""Clients with one agent's token: what an agent does leaves room for others."""
 
 
 class Line(Protocol):
@@ -52,11 +56,22 @@ class Lease(Owner):
 class Leases:
     """All clients of a server."""
 
-    def __init__(self, roster: Roster, background: Background, seconds: float) -> None:
+    def __init__(self, roster: Roster, background: Background, *, seconds: float, clients: int) -> None:
         self.seconds = seconds
+        self._clients = clients
         self._roster, self._background = roster, background
         self._leases: dict[bytes, Lease] = {}
         roster.on_close.append(self._forget)
+
+    def check_room(self, caller: Principal, key: str | None) -> None:
+        """Raises :class:`Refusal` where a client would be one too many, those that are away included."""
+        if key is not None and _hash(key) in self._leases:
+            return
+        if len(self._leases) >= self._clients:
+            raise Refusal(Code.BUSY, f"there are {len(self._leases)} clients")
+        same = sum(lease.caller == caller for lease in self._leases.values())
+        if caller.role == "agent" and same >= AGENTS:
+            raise Refusal(Code.BUSY, f"the session has {same} clients with its agent's token")
 
     def attach(self, caller: Principal, key: str | None, connection: Line) -> Lease:
         """The lease of a key, where there is one and it is the caller's, or else a new one."""

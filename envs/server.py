@@ -118,7 +118,6 @@ class EnvServer:
         self.host, self.port = host, port
         self._open_to_all = not tokens.roles
         self._tls = None if tls is None else _tls(*tls)
-        self._connections = 64 + 4 * sessions
         self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
@@ -135,7 +134,7 @@ class EnvServer:
             tally=self._tally,
         )
         self._service = Service(self._roster, self._specs, tokens)
-        self._leases = Leases(self._roster, self._background, lease)
+        self._leases = Leases(self._roster, self._background, seconds=lease, clients=64 + 4 * sessions)
         self.routes: Sequence[web.AbstractRoute] = ()
         """What it answers over HTTP, once it listens."""
         self._sockets: set[web.WebSocketResponse] = set()
@@ -277,8 +276,8 @@ class EnvServer:
         )
         if not socket.can_prepare(request).ok:
             raise Refusal(Code.INVALID_REQUEST, "this address is for WebSockets")
-        if len(self._sockets) >= self._connections:
-            raise Refusal(Code.BUSY, f"{len(self._sockets)} clients are connected")
+        key = request.headers.get(LEASE_HEADER)
+        self._leases.check_room(caller, key)
         try:
             await socket.prepare(request)
         except ConnectionError:
@@ -286,7 +285,7 @@ class EnvServer:
         self._sockets.add(socket)
         connection = Connection(self._service, self._leases, self._background, socket, request.transport)
         try:
-            await connection.run(caller, request.headers.get(LEASE_HEADER))
+            await connection.run(caller, key)
         finally:
             self._sockets.discard(socket)
         return socket
@@ -307,12 +306,14 @@ def is_loopback(host: str) -> bool:
 
 def _tokens(token: str | Tokens | None, host: str) -> Tokens:
     """Raises ``UsageError`` where there must be one and is none."""
-    if token is None and not is_loopback(host):
+    if not isinstance(token, Tokens):
+        token = Tokens.of({} if token is None else {"trainer": token})
+    if not token.roles and not is_loopback(host):
         raise UsageError(
             f"host {host!r} can be reached from other machines: set a token (--token, --token-file or "
             "TURNWISE_TOKEN), or serve on 127.0.0.1"
         )
-    return token if isinstance(token, Tokens) else Tokens.of({} if token is None else {"trainer": token})
+    return token
 
 
 def _tls(certificate: Path, key: Path) -> ssl.SSLContext:

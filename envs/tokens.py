@@ -90,6 +90,8 @@ class Tokens:
             if len(words) != 2 or role in roles:
                 raise UsageError(f"{path}, line {number}: give each role one line with one token: ROLE TOKEN")
             roles[role] = words[1]
+        if not roles:
+            raise UsageError(f"{path}: holds no token; write lines ROLE TOKEN")
         if trainer is not None and "trainer" in roles:
             raise UsageError(
                 f"the trainer's token is given twice: in {path}, and by --token or TURNWISE_TOKEN"

@@ -23,6 +23,7 @@ from turnwise.envs.faults import MAX_FRAME
 from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
+from turnwise.envs.tokens import Tokens
 from turnwise.envs.types import FinishAction, call
 from turnwise.envs.wire import PATH
 
@@ -280,8 +281,9 @@ async def test_headers_of_any_kind_get_an_answer(headers: bytes, status: int) ->
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
 def test_beyond_loopback_a_token_is_needed(host: str) -> None:
-    with pytest.raises(UsageError, match="token"):
-        EnvServer(["test/pad"], host=host)
+    for none in (None, Tokens()):
+        with pytest.raises(UsageError, match="token"):
+            EnvServer(["test/pad"], host=host, token=none)
     EnvServer(["test/pad"], host=host, token=TOKEN)
 
 

@@ -180,6 +180,7 @@ async def test_no_token_and_no_key_of_a_lease_is_ever_logged_or_shown(
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
+        ("\n", "holds no token"),
         ("tester abc", "unknown role in line 1"),
         ("trainer", "ROLE TOKEN"),
         ("trainer a b", "ROLE TOKEN"),
