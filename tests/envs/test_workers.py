@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from turnwise import connect
 from turnwise.envs import front as front_module
-from turnwise.envs.client import ServerFailed
 from turnwise.envs.errors import UsageError
 from turnwise.envs.front import Front
+from turnwise.envs.link import ServerFailed
 from turnwise.envs.routing import Place, worker_of
 from turnwise.envs.types import call
 from turnwise.envs.wire import PATH, WORKER_HEADER
