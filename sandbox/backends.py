@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = {
     "namespaces": "turnwise.sandbox.namespaces:NamespacesBackend",
+    "docker": "turnwise.sandbox.docker:DockerBackend",
     "process": "turnwise.sandbox.process:ProcessBackend",
 }
 """Name to class, the best first. A backend is imported when it is asked for."""

@@ -75,6 +75,8 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     root: Path | None = None
     """An extracted root file system to run on; None is the host's ``/usr``, read-only."""
+    image: str | None = None
+    """A Docker image to run on, by name or id, in the place of ``root``; for the docker backend only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,23 +12,22 @@ import errno
 import functools
 import os
 import selectors
-import socket
 import stat
 import time
 from collections.abc import Callable
 
 from turnwise.sandbox.namespaces import channel, search
 from turnwise.sandbox.namespaces.cgroups import V1, V2, exhausted
-from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces.channel import Connection, Head
 from turnwise.sandbox.namespaces.files import WORKSPACE, Answer, Files, absolute, listen
 from turnwise.sandbox.namespaces.jobs import KILLED, Job, Stream
-from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
+from turnwise.sandbox.namespaces.process import Launcher
 from turnwise.sandbox.namespaces.shell import Shell
 
 
 class Resident:
     def __init__(
-        self, connection: socket.socket, launcher: Launcher, orders: Head, counters: list[int]
+        self, connection: Connection, launcher: Launcher, orders: Head, counters: list[int]
     ) -> None:
         self._connection, self._launcher = connection, launcher
         self._output: int = orders["limits"]["output"]
@@ -101,7 +100,7 @@ class Resident:
         stdin = _stdin(body)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         try:
-            env = {**ENVIRONMENT, **head["env"]}
+            env = {**self._launcher.environment, **head["env"]}
             pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end))
         except OSError:
             os.close(out)
@@ -111,7 +110,7 @@ class Resident:
             for fd in (stdin, out_end, err_end):
                 os.close(fd)
         streams = [Stream(out, self._output), Stream(err, self._output)]
-        self._start(head, Job(self._selector, pid, streams, self._on_end))
+        self._start(head, Job(self._selector, pid, streams, self._on_end, self._launcher.ending))
 
     def _start(self, head: Head, job: Job) -> None:
         self._jobs[head["id"]] = job
@@ -154,7 +153,7 @@ class Resident:
     def _end_processes(self) -> int:
         """Kill and reap every process of the agent; how many there were, inits and idle shell apart."""
         jobs = {job.pid: job for job in self._jobs.values()}
-        not_counted = {1}
+        not_counted = {1, os.getpid()}
         if self._shell is not None:
             jobs[self._shell.job.pid] = self._shell.job
             if not self._shell.busy:

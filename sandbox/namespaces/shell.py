@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from turnwise.sandbox.namespaces.jobs import Ended, Job, Stream
-from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
+from turnwise.sandbox.namespaces.process import Launcher
 
 _STATE = '{ /usr/bin/env -0; printf %s "$PWD"; } >/proc/self/fd/5'
 _LOOP = (
@@ -57,12 +57,12 @@ class Shell:
             os.pipe(),
         )
         theirs = (null, printed, printed, commands, statuses, self._script)
-        pid = launcher.spawn([program, "-c", loop], ENVIRONMENT if env is None else env, cwd, theirs)
+        pid = launcher.spawn([program, "-c", loop], launcher.environment if env is None else env, cwd, theirs)
         for fd in (null, printed, commands, statuses):
             os.close(fd)
         self._selector, self._exhausted = selector, exhausted
         self._token, self._partial = "", b""
-        self.job = Job(selector, pid, [Stream(output, limit)], ended)
+        self.job = Job(selector, pid, [Stream(output, limit)], ended, launcher.ending)
         os.set_blocking(self._statuses, False)
         selector.register(self._statuses, selectors.EVENT_READ, self._on_status)
 

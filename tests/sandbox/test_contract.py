@@ -236,7 +236,7 @@ async def test_a_process_cannot_outgrow_the_memory_limit(any_backend: Backend) -
         assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
 
 
-@pytest.mark.needs("memory")
+@pytest.mark.needs("memory limit")
 async def test_processes_together_cannot_outgrow_the_memory_limit(any_backend: Backend) -> None:
     hogs = textwrap.dedent("""
         import os
