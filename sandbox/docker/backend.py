@@ -129,7 +129,9 @@ class DockerBackend(Backend):
         image = await images.of(spec)
         decoder = PieceDecoder()
         self._containers.add(name)
-        starting = asyncio.create_task(running.call(engine.start, name, image.name, self._options(spec, image)))
+        starting = asyncio.create_task(
+            running.call(engine.start, name, image.name, self._options(spec, image))
+        )
         try:
             connection = await asyncio.shield(starting)
         except BaseException:
@@ -138,8 +140,8 @@ class DockerBackend(Backend):
         link = Link(connection, f"sandbox {name}", decoder, relay.hear)
         relay.link = link
         ready = link.expect(0, READY_DEADLINE, "start")
-        orders = {"limits": dataclasses.asdict(spec.limits), "env": _environment(image)}
-        link.post("begin", writable=list(SHARES), **orders)
+        limits = dataclasses.asdict(spec.limits)
+        link.post("begin", limits=limits, env=_environment(image), writable=list(SHARES))
         try:
             await ready
         except BaseException as error:

@@ -28,7 +28,9 @@ THREADS = 16
 DEADLINE = 60.0
 """Seconds for one request to the Engine."""
 EXTRA = "pip install 'turnwise[docker]'"
-REMEDY = "start a Docker Engine or podman's socket and let DOCKER_HOST name it; docker version says if it answers"
+REMEDY = (
+    "start a Docker Engine or podman's socket and let DOCKER_HOST name it; docker version says if it answers"
+)
 
 
 def connect(deadline: float) -> Client:
@@ -73,9 +75,7 @@ class Engine:
         """What everything that ends with its owner is marked with."""
         self._threads = ThreadPoolExecutor(THREADS, "docker")
 
-    async def call(
-        self, work: Callable[Concatenate[Client, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def call(self, work: Callable[Concatenate[Client, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the client in a thread. Once begun it goes on when the caller is cancelled."""
         task = functools.partial(work, self._client, *args, **kwargs)
         try:

@@ -19,12 +19,85 @@ from typing import IO
 
 from turnwise.sandbox.docker import closure
 
-PROGRAMS = (
-    "sh bash env ls cat cp mv rm ln mkdir mkfifo rmdir touch chmod chown stat readlink realpath basename dirname "
-    "pwd echo printf test true false sleep timeout head tail wc sort uniq cut tr tee split paste join comm seq yes "
-    "date id whoami uname hostname nproc du df dd od sha256sum md5sum base64 expr mktemp nohup nice kill ps "
-    "grep sed awk find xargs diff cmp patch tar gzip bzip2 xz file make git perl"
-).split()
+PROGRAMS = [
+    "sh",
+    "bash",
+    "env",
+    "ls",
+    "cat",
+    "cp",
+    "mv",
+    "rm",
+    "ln",
+    "mkdir",
+    "mkfifo",
+    "rmdir",
+    "touch",
+    "chmod",
+    "chown",
+    "stat",
+    "readlink",
+    "realpath",
+    "basename",
+    "dirname",
+    "pwd",
+    "echo",
+    "printf",
+    "test",
+    "true",
+    "false",
+    "sleep",
+    "timeout",
+    "head",
+    "tail",
+    "wc",
+    "sort",
+    "uniq",
+    "cut",
+    "tr",
+    "tee",
+    "split",
+    "paste",
+    "join",
+    "comm",
+    "seq",
+    "yes",
+    "date",
+    "id",
+    "whoami",
+    "uname",
+    "hostname",
+    "nproc",
+    "du",
+    "df",
+    "dd",
+    "od",
+    "sha256sum",
+    "md5sum",
+    "base64",
+    "expr",
+    "mktemp",
+    "nohup",
+    "nice",
+    "kill",
+    "ps",
+    "grep",
+    "sed",
+    "awk",
+    "find",
+    "xargs",
+    "diff",
+    "cmp",
+    "patch",
+    "tar",
+    "gzip",
+    "bzip2",
+    "xz",
+    "file",
+    "make",
+    "git",
+    "perl",
+]
 """Those of them that this machine has."""
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _FOLDERS = ("dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "var/tmp", "workspace", "usr/bin")
@@ -36,7 +109,16 @@ _WRITTEN = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 _COPIED = ("/etc/ld.so.cache", "/usr/lib/git-core", "/usr/share/git-core/templates", "/usr/lib/locale/C.utf8")
-_LEFT_OUT = {"test", "tests", "idlelib", "turtledemo", "ensurepip", "site-packages", "dist-packages", "lib2to3"}
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "turtledemo",
+    "ensurepip",
+    "site-packages",
+    "dist-packages",
+    "lib2to3",
+}
 
 
 def programs() -> list[Path]:

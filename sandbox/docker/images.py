@@ -10,6 +10,7 @@ removes them.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 import platform
@@ -111,9 +112,12 @@ def _base(client: Client, spec: SandboxSpec) -> str:
     if spec.image is not None:
         return spec.image
     if spec.root is not None:
-        return _imported(client, f"{ROOT}:{_root_digest(spec.root)[:32]}", lambda: _root_archive(spec.root))
+        archive = functools.partial(_root_archive, spec.root)
+        return _imported(client, f"{ROOT}:{_root_digest(spec.root)[:32]}", archive)
     if not closure.portable():
-        raise ValueError("spec.image: no image can be made of this machine's programs; name one of the Engine")
+        raise ValueError(
+            "spec.image: no image can be made of this machine's programs; name one of the Engine"
+        )
     return _imported(client, f"{HOST}:{hosted.digest()[:32]}", hosted.archive)
 
 

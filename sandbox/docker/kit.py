@@ -35,7 +35,13 @@ from turnwise.sandbox.docker.inside.main import main
 main()
 """
 _CODE = ("seccomp.py", "namespaces/*.py", "process/keeper/*.py", "docker/inside/*.py")
-_IMPORTED = ("turnwise.sandbox.docker.inside.main", "encodings.idna", "encodings.utf_8", "encodings.ascii", "stringprep")
+_IMPORTED = (
+    "turnwise.sandbox.docker.inside.main",
+    "encodings.idna",
+    "encodings.utf_8",
+    "encodings.ascii",
+    "stringprep",
+)
 """The resident, and what the library imports only when it is needed."""
 _OWN_INTERPRETER = ("ld.so", "--library-path", f"{PLACE}/lib", f"{PLACE}/bin/{_PYTHON}")
 

@@ -34,7 +34,12 @@ def probe(name: str) -> Probe:
     finally:
         client.close()
     if info["OSType"] != "linux":
-        return Probe(name, False, f"the Docker Engine runs {info['OSType']} containers", "switch it to Linux containers")
+        return Probe(
+            name,
+            False,
+            f"the Docker Engine runs {info['OSType']} containers",
+            "switch it to Linux containers",
+        )
     detail = f"Engine {info['ServerVersion']}, {info['Driver']}, runtime {info['DefaultRuntime']}"
     return Probe(name, True, detail, "", (*ALWAYS_LOST, *_lost(info)))
 

@@ -14,7 +14,7 @@ from turnwise.sandbox.docker.frozen import Frozen
 from turnwise.sandbox.docker.relay import Relay
 from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, ResidentSandbox
 from turnwise.sandbox.namespaces.files import absolute
-from turnwise.sandbox.namespaces.link import Link, Reply
+from turnwise.sandbox.namespaces.link import Reply
 
 if TYPE_CHECKING:
     from turnwise.sandbox.docker.backend import DockerBackend
@@ -110,5 +110,3 @@ class DockerSandbox(ResidentSandbox):
         except (OSError, SandboxError):
             del self._relay.endpoints[path]
             raise
-
-

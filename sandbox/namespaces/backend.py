@@ -101,7 +101,9 @@ class NamespacesBackend(Backend):
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """A pristine sandbox. Raises ``OSError`` subclasses when its root is no directory."""
         if spec.image is not None:
-            raise ValueError(f"spec.image: {spec.image!r} needs the docker backend, or give an extracted root")
+            raise ValueError(
+                f"spec.image: {spec.image!r} needs the docker backend, or give an extracted root"
+            )
         root = None if spec.root is None else await asyncio.to_thread(_directory, spec.root)
         return await self._open(spec, None, limits=dataclasses.asdict(spec.limits), root=root, snapshot=None)
 

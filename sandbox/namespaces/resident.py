@@ -26,9 +26,7 @@ from turnwise.sandbox.namespaces.shell import Shell
 
 
 class Resident:
-    def __init__(
-        self, connection: Connection, launcher: Launcher, orders: Head, counters: list[int]
-    ) -> None:
+    def __init__(self, connection: Connection, launcher: Launcher, orders: Head, counters: list[int]) -> None:
         self._connection, self._launcher = connection, launcher
         self._output: int = orders["limits"]["output"]
         self._version = {1: V1, 2: V2, None: None}[orders["cgroup_version"]]

@@ -65,12 +65,15 @@ def _walk(path: str, seen: dict[tuple[int, int], str]) -> Iterator[tuple[Entry, 
             yield {**common, "kind": "pipe"}, b""
     own = os.stat(path)
     if own.st_uid != 0:  # a top directory of root's is as it always is
-        yield {
-            "kind": "closing",
-            "path": path,
-            "mode": stat.S_IMODE(own.st_mode),
-            "time": own.st_mtime_ns,
-        }, b""
+        yield (
+            {
+                "kind": "closing",
+                "path": path,
+                "mode": stat.S_IMODE(own.st_mode),
+                "time": own.st_mtime_ns,
+            },
+            b"",
+        )
 
 
 def _file(common: Entry, size: int) -> Iterator[tuple[Entry, bytes]]:

@@ -61,5 +61,3 @@ def _counters() -> tuple[int | None, list[int]]:
     if not all(os.path.exists(path) for path in paths):
         return None, []
     return number, [os.open(path, os.O_RDONLY) for path in paths]
-
-

@@ -67,7 +67,7 @@ def execute(
         os.umask(0o022)
         become()
         os.chdir(cwd)
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], [*argv], env)
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126
         os.write(2, os.fsencode(f"sandbox: {argv[0]}: {error.strerror}\n"))
