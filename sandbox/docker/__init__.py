@@ -2,12 +2,12 @@
 
 The process tree (every edge is parenthood)::
 
-    owner (asyncio: backend.py, sandbox.py)  - - hijacked connection of the Engine (wire.py) - -.
-                                                                                                |
-    the Engine                                                                                  |
-      `- container: no network, read-only, no capability but five, the Engine's seccomp profile |
-          `- init (tini)                                                                        |
-              `- resident   root, serves its standard input and output (inside/) - - - - - - - -'
+    owner (asyncio: backend.py, sandbox.py)  - - hijacked connection of the Engine (wire.py) - .
+                                                                                              |
+    the Engine                                                                                |
+      `- container: no network, read-only, five capabilities, the Engine's seccomp profile |
+          `- init (tini)                                                                      |
+              `- resident   root, serves its standard input and output (inside/) - - - - - - - '
                   `- init of a command, root
                       `- agent code   uid 1000, no capability, no_new_privs, seccomp
 

@@ -114,7 +114,7 @@ def remove(client: Client, name: str) -> None:
 
 
 def sweep(client: Client, mine: str, owned: Callable[[str], bool]) -> list[str]:
-    """Remove what ended owners left, and under the lease ``mine`` what is not ``owned``; the names of what went."""
+    """Remove what ended owners left, and of the lease ``mine`` what is not ``owned``; names what went."""
     removed = []
     for found in client.containers(all=True, filters={"label": lease.LABEL}):
         try:

@@ -22,7 +22,7 @@ class Frozen:
     def __init__(self, state: ShellState | None) -> None:
         self.state = state
         self._holders = 1
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by whoever releases it last
 
     def add(self, part: Reply) -> None:
         """One part, as the resident sends it."""

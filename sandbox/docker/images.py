@@ -49,7 +49,10 @@ class Images:
         self._made: dict[tuple[Path | None, str | None], asyncio.Task[Image]] = {}
 
     async def of(self, spec: SandboxSpec) -> Image:
-        """The image for a spec. Raises ``ValueError`` for one that the Engine lacks, ``OSError`` for no root."""
+        """The image for a spec.
+
+        Raises ``ValueError`` for one that the Engine lacks, ``OSError`` for a root that is no directory.
+        """
         key = (spec.root, spec.image)
         if key not in self._made:
             self._made[key] = asyncio.create_task(self._make(spec))
@@ -100,7 +103,9 @@ def _exists(client: Client, name: str) -> bool:
 def _add_kit(client: Client, base: str, tag: str, own: bool, scratch: str, labels: Mapping[str, str]) -> None:
     client.create_container(base, command=["none"], name=scratch, labels=labels)
     try:
-        with kit.archive(own) as archive:
+        with tempfile.TemporaryFile() as archive:
+            kit.write(archive, own)
+            archive.seek(0)
             client.put_archive(scratch, "/", archive)
         client.commit(scratch, SANDBOX, tag, changes=[f"LABEL {name}=" for name in labels])
     finally:
@@ -112,20 +117,22 @@ def _base(client: Client, spec: SandboxSpec) -> str:
     if spec.image is not None:
         return spec.image
     if spec.root is not None:
-        archive = functools.partial(_root_archive, spec.root)
-        return _imported(client, f"{ROOT}:{_root_digest(spec.root)[:32]}", archive)
+        write = functools.partial(_write_root, spec.root)
+        return _imported(client, f"{ROOT}:{_root_digest(spec.root)[:32]}", write)
     if not closure.portable():
         raise ValueError(
             "spec.image: no image can be made of this machine's programs; name one of the Engine"
         )
-    return _imported(client, f"{HOST}:{hosted.digest()[:32]}", hosted.archive)
+    return _imported(client, f"{HOST}:{hosted.digest()[:32]}", hosted.write)
 
 
-def _imported(client: Client, name: str, archive: Callable[[], IO[bytes]]) -> str:
+def _imported(client: Client, name: str, write: Callable[[IO[bytes]], None]) -> str:
     if not _exists(client, name):
         repository, _, tag = name.partition(":")
-        with archive() as content:
-            answer: Any = client.import_image_from_data(content, repository, tag)
+        with tempfile.TemporaryFile() as archive:
+            write(archive)
+            archive.seek(0)
+            answer: Any = client.import_image_from_data(archive, repository, tag)
         if not _exists(client, name):
             raise SandboxError(f"the Docker Engine imported no image: {answer}")
     return name
@@ -145,12 +152,9 @@ def _root_digest(root: Path) -> str:
     return seen.hexdigest()
 
 
-def _root_archive(root: Path) -> IO[bytes]:
-    spool = tempfile.TemporaryFile()
-    with tarfile.open(fileobj=spool, mode="w") as tar:
+def _write_root(root: Path, target: IO[bytes]) -> None:
+    with tarfile.open(fileobj=target, mode="w") as tar:
         tar.add(root, ".", filter=_as_root if os.geteuid() != 0 else None)
-    spool.seek(0)
-    return spool
 
 
 def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:

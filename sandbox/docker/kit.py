@@ -73,18 +73,15 @@ def _code() -> Iterator[tuple[str, Path]]:
                 yield str(file.relative_to(top)), file
 
 
-def archive(own: bool) -> IO[bytes]:
-    """The kit as a tar file to be extracted at the root of an image."""
-    spool = tempfile.TemporaryFile()
-    with tarfile.open(fileobj=spool, mode="w") as tar, tempfile.TemporaryDirectory() as scratch:
+def write(target: IO[bytes], own: bool) -> None:
+    """Write the kit as a tar file to be extracted at the root of an image."""
+    with tarfile.open(fileobj=target, mode="w") as tar, tempfile.TemporaryDirectory() as scratch:
         _add(tar, "", b"", stat.S_IFDIR | 0o700)
         _add(tar, "start.py", _START)
         for name, file in _code():
             _add_module(tar, f"code/turnwise/sandbox/{name}", file, scratch if own else None)
         if own:
             _add_interpreter(tar, scratch)
-    spool.seek(0)
-    return spool
 
 
 def _add_interpreter(tar: tarfile.TarFile, scratch: str) -> None:

@@ -37,7 +37,7 @@ class DockerResident(Resident):
         self._send(head["id"], {}, b"")
 
     def _pack(self, head: Head, _: bytes) -> None:
-        """The writable directories in parts, then how many bytes they take; nothing else is served meanwhile."""
+        """The writable directories in parts, then the bytes they take. Nothing else is served meanwhile."""
         for entries, body in pack(self._tops):
             channel.send(self._connection, {"id": head["id"], "part": entries}, body)
         self._send(head["id"], {"size": sum(_used(top) for top in self._tops)}, b"")
