@@ -26,7 +26,6 @@ from turnwise.sandbox.docker import engine, kit, probing
 from turnwise.sandbox.docker.engine import Engine
 from turnwise.sandbox.docker.frozen import Frozen
 from turnwise.sandbox.docker.images import Image, Images
-from turnwise.sandbox.docker.inside.launcher import AGENT_ID
 from turnwise.sandbox.docker.relay import Relay
 from turnwise.sandbox.docker.sandbox import DockerSandbox
 from turnwise.sandbox.docker.wire import PieceDecoder
@@ -43,7 +42,8 @@ RESIDENT_PROCESSES = 16
 """What a container gets beyond the sandbox's limits, for the resident and the commands' inits."""
 SHARES = {"/workspace": 12, "/tmp": 3, "/dev/shm": 1}
 """The writable directories, and how many sixteenths of the disk limit each may take."""
-CAPABILITIES = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH"]
+CAPABILITIES = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH", "CHOWN"]
+"""The resident's; see :mod:`turnwise.sandbox.docker.inside.main`."""
 
 
 class DockerBackend(Backend):
@@ -178,7 +178,7 @@ class DockerBackend(Backend):
             "working_dir": "/",
             "hostname": "sandbox",
             "stdin_open": True,
-            "healthcheck": {"test": ["NONE"]},
+            **({"healthcheck": {"test": ["NONE"]}} if image.checked else {}),
             "labels": running.labels,
             "host_config": {**_confinement(spec.limits), "runtime": self._runtime, "mounts": _volumes(image)},
         }
@@ -270,8 +270,7 @@ def _confinement(limits: Limits) -> Head:
 
 
 def _tmpfs(path: str, size: int) -> str:
-    owner = f"mode=755,uid={AGENT_ID},gid={AGENT_ID}" if path == "/workspace" else "mode=1777"
-    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={max(size // 4096, 64)},{owner}"
+    return f"rw,exec,nosuid,nodev,size={size},mode={'755' if path == '/workspace' else '1777'}"
 
 
 def _environment(image: Image) -> dict[str, str]:

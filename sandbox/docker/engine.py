@@ -10,6 +10,7 @@ import asyncio
 import functools
 import importlib
 import socket
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -106,11 +107,17 @@ def start(client: Client, name: str, image: str, options: Mapping[str, Any]) -> 
 
 def remove(client: Client, name: str) -> None:
     """End and remove a container, with its anonymous volumes. To find none is no error."""
-    try:
-        client.remove_container(name, force=True, v=True)
-    except importlib.import_module("docker").errors.APIError as error:
-        if error.response is None or error.response.status_code not in (404, 409):  # gone, or going already
-            raise
+    for pause in (0.1, 0.5, 2.0, None):
+        try:
+            client.remove_container(name, force=True, v=True)
+        except importlib.import_module("docker").errors.APIError as error:
+            if error.response is not None and error.response.status_code in (404, 409):  # gone, or going
+                return
+            if pause is None:
+                raise
+            time.sleep(pause)  # podman refuses one that is just ending by itself
+        else:
+            return
 
 
 def sweep(client: Client, mine: str, owned: Callable[[str], bool]) -> list[str]:

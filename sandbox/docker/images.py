@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import json
 import os
 import platform
 import stat
@@ -20,13 +21,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from turnwise.sandbox.contract import SandboxError, SandboxSpec
 from turnwise.sandbox.docker import closure, hosted, kit
 from turnwise.sandbox.docker.engine import Client, Engine, absent, remove
 
-SANDBOX, ROOT, HOST = "turnwise-sandbox", "turnwise-root", "turnwise-host"
+SANDBOX, ROOT, HOST = "localhost/turnwise-sandbox", "localhost/turnwise-root", "localhost/turnwise-host"
 _PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -39,6 +40,8 @@ class Image:
     environment: dict[str, str]
     volumes: tuple[str, ...]
     """Paths where the image wants volumes."""
+    checked: bool
+    """Whether the image has a health check of its own."""
 
 
 class Images:
@@ -89,7 +92,7 @@ def _prepare(client: Client, spec: SandboxSpec, scratch: str, labels: Mapping[st
         _add_kit(client, found["Id"], tag, own, scratch, labels)
     config = found["Config"] or {}
     variables = dict(text.partition("=")[::2] for text in config.get("Env") or [])
-    return Image(name, own, variables, tuple(config.get("Volumes") or ()))
+    return Image(name, own, variables, tuple(config.get("Volumes") or ()), bool(config.get("Healthcheck")))
 
 
 def _exists(client: Client, name: str) -> bool:
@@ -132,9 +135,11 @@ def _imported(client: Client, name: str, write: Callable[[IO[bytes]], None]) -> 
         with tempfile.TemporaryFile() as archive:
             write(archive)
             archive.seek(0)
-            answer: Any = client.import_image_from_data(archive, repository, tag)
-        if not _exists(client, name):
+            answer = client.import_image_from_data(archive, repository)
+        told = json.loads(answer.splitlines()[-1])
+        if "status" not in told:
             raise SandboxError(f"the Docker Engine imported no image: {answer}")
+        client.tag(told["status"], repository, tag)  # podman's import knows no tag
     return name
 
 

@@ -11,6 +11,7 @@ from turnwise.sandbox.docker.inside.launcher import AGENT_ID, Launcher
 from turnwise.sandbox.docker.inside.resident import DockerResident
 from turnwise.sandbox.namespaces import channel, syscalls
 from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces.files import WORKSPACE
 
 CAPABILITIES = {
     syscalls.CAP_SETUID,
@@ -60,6 +61,7 @@ def main() -> None:
 def _take_on_ids() -> None:
     """Touch files as the agent would, keep what ends its processes, and be out of its reach."""
     os.umask(0o022)
+    os.chown(WORKSPACE, AGENT_ID, AGENT_ID)  # no option of the mount, as podman knows no such
     syscalls.set_securebits(syscalls.SECURE_NO_SETUID_FIXUP)
     os.setgroups([])
     syscalls.set_capabilities(CAPABILITIES, CAPABILITIES | {syscalls.CAP_DAC_READ_SEARCH})
