@@ -12,8 +12,8 @@ The process tree (every edge is parenthood)::
                       `- agent code   uid 1000, no capability, no_new_privs, seccomp
 
 A tool call is a frame to the resident, so the Engine is asked only for what is a container's: start and
-removal. The resident ends when its connection does, and with it the container, so a sandbox never outlives its
-owner; what is left of it by name is removed by any later or living owner (lease.py).
+removal. The resident ends when its connection does, and with it the container, so a sandbox never outlives
+its owner; what is left of it by name is removed by any later or living owner (lease.py).
 
 What can be written to, the workspace, ``/tmp`` and ``/dev/shm``, are tmpfs with a size: a quota that needs no
 particular storage driver. They are no part of a commit, so a snapshot is what the resident packs of them.

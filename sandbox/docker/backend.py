@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Coroutine
+import socket
 from typing import Any
 
 from turnwise.sandbox.contract import (
@@ -58,9 +58,10 @@ class DockerBackend(Backend):
         self._names = itertools.count(1)
         self._containers: set[str] = set()
         """All that are ours to remove, those that are just being made included."""
+        self._starting: dict[str, asyncio.Task[socket.socket]] = {}
         self._boxes: set[DockerSandbox] = set()
         self._snapshots: dict[str, Frozen] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._removing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
     @classmethod
@@ -93,8 +94,8 @@ class DockerBackend(Backend):
                 tasks.create_task(box.close())
         if self._images is not None:
             await self._images.close()
-        while self._background:
-            await asyncio.wait(self._background)
+        while self._removing:
+            await asyncio.wait(self._removing)
         for frozen in self._snapshots.values():
             frozen.release()
         self._snapshots.clear()
@@ -128,15 +129,13 @@ class DockerBackend(Backend):
         running, images = self._running()
         image = await images.of(spec)
         decoder = PieceDecoder()
+        options = self._options(spec, image)
         self._containers.add(name)
-        starting = asyncio.create_task(
-            running.call(engine.start, name, image.name, self._options(spec, image))
-        )
-        try:
-            connection = await asyncio.shield(starting)
-        except BaseException:
-            self._later(self._abandon(starting))
-            raise
+        starting = asyncio.create_task(running.call(engine.start, name, image.name, options))
+        self._starting[name] = starting
+        connection = await asyncio.shield(starting)
+        if self._starting.pop(name, None) is None:
+            raise SandboxDied(f"sandbox {name} was closed while it started")
         link = Link(connection, f"sandbox {name}", decoder, relay.hear)
         relay.link = link
         ready = link.expect(0, READY_DEADLINE, "start")
@@ -155,11 +154,14 @@ class DockerBackend(Backend):
         """For a sandbox that closes: remove its container."""
         self._boxes.discard(box)
         if container is not None:
-            await self._remove(container)
+            await asyncio.shield(self.discard(container))
 
-    def discard(self, container: str) -> None:
-        """Remove a container that nobody waits for."""
-        self._later(self._remove(container))
+    def discard(self, container: str) -> asyncio.Task[None]:
+        """Remove a container, also when nobody waits for it."""
+        task = asyncio.create_task(self._remove(container))
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
+        return task
 
     async def ran_out_of_memory(self, container: str | None) -> bool:
         if container is None or self._engine is None:
@@ -180,7 +182,7 @@ class DockerBackend(Backend):
             "stdin_open": True,
             **({"healthcheck": {"test": ["NONE"]}} if image.checked else {}),
             "labels": running.labels,
-            "host_config": {**_confinement(spec.limits), "runtime": self._runtime, "mounts": _volumes(image)},
+            "host_config": {**_confinement(spec.limits), "runtime": self._runtime},
         }
 
     # ------------------------------------------------------------ snapshots
@@ -224,23 +226,17 @@ class DockerBackend(Backend):
 
     async def _remove(self, container: str) -> None:
         running, _ = self._running()
+        starting = self._starting.pop(container, None)
+        if starting is not None:  # whoever wanted it was cancelled; once begun it comes to its end
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                starting.result().close()
         try:
             await running.call(engine.remove, container)
         except SandboxError as error:
             logger.warning("Container %s is left to the next sweep: %s", container, error)
         finally:
             self._containers.discard(container)
-
-    async def _abandon(self, starting: asyncio.Task[Any]) -> None:
-        """Let a start that nobody waits for come to its end."""
-        await asyncio.wait([starting])
-        if not starting.cancelled() and starting.exception() is None:
-            starting.result().close()
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     def _running(self) -> tuple[Engine, Images]:
         if self._engine is None or self._images is None:
@@ -276,8 +272,3 @@ def _tmpfs(path: str, size: int) -> str:
 def _environment(image: Image) -> dict[str, str]:
     """What commands have beyond the usual: the image's own, and a home that can be written to."""
     return {**image.environment, "HOME": "/tmp"}
-
-
-def _volumes(image: Image) -> list[dict[str, Any]]:
-    """Where the image asks for volumes it gets what it holds there, read-only as all of it is."""
-    return [{"Target": path, "Type": "volume", "ReadOnly": True} for path in image.volumes]

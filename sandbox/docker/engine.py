@@ -51,7 +51,8 @@ def failures() -> tuple[type[Exception], ...]:
     """What the docker package raises when the Engine refuses or does not answer."""
     docker, requests = importlib.import_module("docker"), importlib.import_module("requests")
     urllib3 = importlib.import_module("urllib3")
-    return (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+    package = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+    return (*package, ConnectionError, TimeoutError)
 
 
 def absent() -> type[Exception]:
@@ -92,7 +93,7 @@ class Engine:
 
 # -------------------------------------------------------------- work on containers, each for a thread
 def start(client: Client, name: str, image: str, options: Mapping[str, Any]) -> socket.socket:
-    """Create a container, connect to its streams and start it. When that fails it may be there by its name."""
+    """Create a container, connect to its streams and start it. When that fails it may still be there."""
     host = client.create_host_config(**options["host_config"])
     client.create_container(image, name=name, **{**options, "host_config": host})
     streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}

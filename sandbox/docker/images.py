@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from turnwise.sandbox.contract import SandboxError, SandboxSpec
 from turnwise.sandbox.docker import closure, hosted, kit
@@ -38,8 +38,6 @@ class Image:
     name: str
     own_interpreter: bool
     environment: dict[str, str]
-    volumes: tuple[str, ...]
-    """Paths where the image wants volumes."""
     checked: bool
     """Whether the image has a health check of its own."""
 
@@ -89,10 +87,10 @@ def _prepare(client: Client, spec: SandboxSpec, scratch: str, labels: Mapping[st
     tag = hashlib.sha256((found["Id"] + kit.digest(own)).encode()).hexdigest()[:32]
     name = f"{SANDBOX}:{tag}"
     if not _exists(client, name):
-        _add_kit(client, found["Id"], tag, own, scratch, labels)
+        _add_kit(client, found, tag, own, scratch, labels)
     config = found["Config"] or {}
     variables = dict(text.partition("=")[::2] for text in config.get("Env") or [])
-    return Image(name, own, variables, tuple(config.get("Volumes") or ()), bool(config.get("Healthcheck")))
+    return Image(name, own, variables, bool(config.get("Healthcheck")))
 
 
 def _exists(client: Client, name: str) -> bool:
@@ -103,16 +101,39 @@ def _exists(client: Client, name: str) -> bool:
     return True
 
 
-def _add_kit(client: Client, base: str, tag: str, own: bool, scratch: str, labels: Mapping[str, str]) -> None:
-    client.create_container(base, command=["none"], name=scratch, labels=labels)
+def _add_kit(
+    client: Client, base: Mapping[str, Any], tag: str, own: bool, scratch: str, labels: Mapping[str, str]
+) -> None:
+    client.create_container(base["Id"], command=["none"], name=scratch, labels=labels)
     try:
         with tempfile.TemporaryFile() as archive:
             kit.write(archive, own)
             archive.seek(0)
             client.put_archive(scratch, "/", archive)
-        client.commit(scratch, SANDBOX, tag, changes=[f"LABEL {name}=" for name in labels])
+        if (base["Config"] or {}).get("Volumes"):  # which would be writable without bound
+            _import(client, f"{SANDBOX}:{tag}", functools.partial(_export, client, scratch))
+        else:
+            client.commit(scratch, SANDBOX, tag, changes=[f"LABEL {name}=" for name in labels])
     finally:
         remove(client, scratch)
+
+
+def _export(client: Client, container: str, target: IO[bytes]) -> None:
+    for chunk in client.export(container):
+        target.write(chunk)
+
+
+def _import(client: Client, name: str, write: Callable[[IO[bytes]], None]) -> None:
+    """An image of nothing but the files of a tar file."""
+    repository, _, tag = name.partition(":")
+    with tempfile.TemporaryFile() as archive:
+        write(archive)
+        archive.seek(0)
+        answer = client.import_image_from_data(archive, repository)
+    told = json.loads(answer.splitlines()[-1])
+    if "status" not in told:
+        raise SandboxError(f"the Docker Engine imported no image: {answer}")
+    client.tag(told["status"], repository, tag)  # podman's import knows no tag
 
 
 # -------------------------------------------------------------- bases
@@ -131,15 +152,7 @@ def _base(client: Client, spec: SandboxSpec) -> str:
 
 def _imported(client: Client, name: str, write: Callable[[IO[bytes]], None]) -> str:
     if not _exists(client, name):
-        repository, _, tag = name.partition(":")
-        with tempfile.TemporaryFile() as archive:
-            write(archive)
-            archive.seek(0)
-            answer = client.import_image_from_data(archive, repository)
-        told = json.loads(answer.splitlines()[-1])
-        if "status" not in told:
-            raise SandboxError(f"the Docker Engine imported no image: {answer}")
-        client.tag(told["status"], repository, tag)  # podman's import knows no tag
+        _import(client, name, write)
     return name
 
 

@@ -142,8 +142,9 @@ def set_title(title: str) -> None:
     """What ``ps`` shows, for this process and what it forks: not the paths and pids of its arguments."""
     with open("/proc/self/stat") as file:
         start, end = map(int, file.read().rpartition(")")[2].split()[45:47])
-    ctypes.memset(start, 0, end - start)
-    ctypes.memmove(start, title.encode(), min(len(title), end - start - 1))
+    if end > start:  # gVisor does not tell
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, title.encode(), min(len(title), end - start - 1))
     name = ctypes.create_string_buffer(title.encode())
     _check(_prctl(15, ctypes.addressof(name)), "set process name")
 
