@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -29,9 +30,7 @@ THREADS = 16
 DEADLINE = 60.0
 """Seconds for one request to the Engine."""
 EXTRA = "pip install 'turnwise[docker]'"
-REMEDY = (
-    "start a Docker Engine or podman's socket and let DOCKER_HOST name it; docker version says if it answers"
-)
+REMEDY = "start one, or podman's socket, and let DOCKER_HOST name it"
 
 
 def connect(deadline: float) -> Client:
@@ -43,7 +42,8 @@ def connect(deadline: float) -> Client:
     try:
         return docker.from_env(version="auto", timeout=deadline).api
     except failures() as error:
-        raise BackendUnavailable(f"no Docker Engine answers ({told(error)}); {REMEDY}") from error
+        where = os.environ.get("DOCKER_HOST", "its usual place")
+        raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error
 
 
 @functools.cache
