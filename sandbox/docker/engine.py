@@ -7,6 +7,7 @@ with the Engine is raised as :class:`SandboxError`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import os
@@ -40,7 +41,10 @@ def connect(deadline: float) -> Client:
     except ImportError as error:
         raise BackendUnavailable(f"the docker package is not installed; {EXTRA}") from error
     try:
-        return docker.from_env(version="auto", timeout=deadline).api
+        asking = docker.from_env(version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=deadline).api
+        with contextlib.closing(asking):
+            spoken = asking.version(api_version=False)["ApiVersion"]
+        return docker.from_env(version=spoken, timeout=deadline).api
     except failures() as error:
         where = os.environ.get("DOCKER_HOST", "its usual place")
         raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error

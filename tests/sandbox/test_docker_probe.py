@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,19 @@ from turnwise.sandbox.docker import DockerBackend, probing
 @pytest.fixture(params=["absent", "silent"])
 def no_engine(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> socket.socket | None:
+) -> Iterator[None]:
     """Nothing at the Engine's place, or something that never answers."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine")
     monkeypatch.setattr(probing, "DEADLINE", 0.2)
-    if request.param == "absent":
-        return None
-    listener = socket.socket(socket.AF_UNIX)
-    request.addfinalizer(listener.close)
-    listener.bind(str(tmp_path / "engine"))
-    listener.listen()
-    return listener
+    with socket.socket(socket.AF_UNIX) as listener:
+        if request.param == "silent":
+            listener.bind(str(tmp_path / "engine"))
+            listener.listen()
+        yield
 
 
-def test_without_an_engine_the_probe_says_so_and_what_to_do(no_engine: socket.socket | None) -> None:
+@pytest.mark.usefixtures("no_engine")
+def test_without_an_engine_the_probe_says_so_and_what_to_do() -> None:
     probe = DockerBackend.probe()
     assert not probe.available
     assert probe.detail
