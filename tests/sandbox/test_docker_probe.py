@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+PROBE = """
 from turnwise.sandbox.docker import DockerBackend, probing
+probing.DEADLINE = 0.2
+probe = DockerBackend.probe()
+print(probe.available, probe.detail, probe.remedy, sep="|")
+"""
 
 
-@pytest.fixture(params=["absent", "silent"])
-def no_engine(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Nothing at the Engine's place, or something that never answers."""
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine")
-    monkeypatch.setattr(probing, "DEADLINE", 0.2)
+@pytest.mark.parametrize("place", ["absent", "silent"])
+def test_without_an_engine_the_probe_says_so_and_what_to_do(place: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        if request.param == "silent":
-            listener.bind(str(tmp_path / "engine"))
+        if place == "silent":
+            listener.bind(str(tmp_path / place))
             listener.listen()
-        yield
-
-
-@pytest.mark.usefixtures("no_engine")
-def test_without_an_engine_the_probe_says_so_and_what_to_do() -> None:
-    probe = DockerBackend.probe()
-    assert not probe.available
-    assert probe.detail
-    assert "DOCKER_HOST" in probe.remedy or "pip install" in probe.remedy
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/{place}"}
+        command = [sys.executable, "-c", PROBE]
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+    available, detail, remedy = result.stdout.strip().split("|")
+    assert available == "False"
+    assert detail
+    assert "DOCKER_HOST" in remedy or "pip install" in remedy
