@@ -6,6 +6,7 @@ each piece: the stream (1 output, 2 error), three zeros, the length. A piece may
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -57,35 +58,57 @@ class PieceDecoder(Decoder):
 def plain(stream: Any) -> socket.socket:
     """A socket of our own in the place of what the docker package gives for a hijacked connection.
 
-    A Unix or TCP socket is duplicated, so that it does not end with the response it came of. What a plain
-    socket cannot be (TLS, an SSH channel) is pumped by a thread, which ends with either side.
+    A Unix or TCP socket is duplicated, so that it does not end with the response it came of. What goes
+    through TLS is pumped by a thread, which ends with either side. Raises ``ConnectionError`` for SSH.
     """
     sock = getattr(stream, "_sock", stream)
-    if isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket):
-        own = socket.socket(fileno=os.dup(sock.fileno()))
-        stream.close()
-        sock.close()
-        return own
-    mine, theirs = socket.socketpair()
-    threading.Thread(target=_pump, args=(theirs, sock), name="docker connection", daemon=True).start()
-    return mine
+    if isinstance(sock, ssl.SSLSocket):
+        mine, theirs = socket.socketpair()
+        threading.Thread(target=_pump, args=(theirs, sock), name="docker connection", daemon=True).start()
+        return mine
+    if not isinstance(sock, socket.socket):
+        raise ConnectionError(
+            "containers cannot be attached to through ssh://; forward the Engine's socket by ssh -L"
+        )
+    own = socket.socket(fileno=os.dup(sock.fileno()))
+    stream.close()
+    sock.close()
+    return own
 
 
 def _pump(near: socket.socket, far: Any) -> None:
-    """Copy both ways until one side ends."""
-    with near:
-        far.settimeout(None)
+    """Copy both ways until one side ends. Neither way waits for the other: both ends may be full."""
+    outward, inward = bytearray(), bytearray()
+    near.setblocking(False)
+    far.setblocking(False)
+    with near, contextlib.suppress(OSError):
         while True:
-            pending = isinstance(far, ssl.SSLSocket) and far.pending()
-            ready = [far] if pending else select.select([near, far], [], [])[0]
-            for source, target in ((near, far), (far, near)):
-                if source in ready:
-                    try:
-                        data = source.recv(_CHUNK)
-                        if data:
-                            target.sendall(data)
-                    except OSError:
-                        data = b""
-                    if not data:
-                        far.close()
-                        return
+            readers = [near] * (len(outward) < _CHUNK) + [far] * (len(inward) < _CHUNK)
+            writers = [far] * bool(outward) + [near] * bool(inward)
+            pending = far in readers and far.pending()
+            readable, writable, _ = select.select(readers, writers, [], 0 if pending else None)
+            if near in readable and not _receive(near, outward):
+                break
+            if (far in readable or pending) and not _receive(far, inward):
+                break
+            if far in writable:
+                _send(far, outward)
+            if near in writable:
+                _send(near, inward)
+    far.close()
+    far._response.close()  # which holds it open
+
+
+def _receive(source: socket.socket, buffer: bytearray) -> bool:
+    """Take what is there; False at the end."""
+    try:
+        data = source.recv(_CHUNK)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return True
+    buffer += data
+    return bool(data)
+
+
+def _send(target: socket.socket, buffer: bytearray) -> None:
+    with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        del buffer[: target.send(buffer)]
