@@ -128,7 +128,6 @@ class DockerBackend(Backend):
         """Start a container and connect to its resident. However that ends, :meth:`discard` removes it."""
         running, images = self._running()
         image = await images.of(spec)
-        decoder = PieceDecoder()
         options = self._options(spec, image)
         self._containers.add(name)
         starting = asyncio.create_task(running.call(engine.start, name, image.name, options))
@@ -136,17 +135,15 @@ class DockerBackend(Backend):
         connection = await asyncio.shield(starting)
         if self._starting.pop(name, None) is None:
             raise SandboxDied(f"sandbox {name} was closed while it started")
-        link = Link(connection, f"sandbox {name}", decoder, relay.hear)
+        link = Link(connection, f"sandbox {name}", PieceDecoder(), relay.hear)
         relay.link = link
         ready = link.expect(0, READY_DEADLINE, "start")
         limits = dataclasses.asdict(spec.limits)
         link.post("begin", limits=limits, env=_environment(image), writable=list(SHARES))
         try:
             await ready
-        except BaseException as error:
+        except BaseException:
             link.close(f"sandbox {name} could not be started")
-            if isinstance(error, SandboxDied) and decoder.complaint:
-                raise SandboxError(f"the resident of {name} did not start: {decoder.complaint}") from error
             raise
         return link
 

@@ -20,7 +20,7 @@ from turnwise.sandbox.namespaces.channel import Connection, Decoder
 _HEADER = struct.Struct(">BxxxI")
 _OUTPUT = 1
 _CHUNK = 1 << 16
-_MOST_COMPLAINTS = 2000
+_MOST = 2000
 
 
 class PieceDecoder(Decoder):
@@ -32,8 +32,9 @@ class PieceDecoder(Decoder):
         self._errors = bytearray()
 
     @property
-    def complaint(self) -> str:
-        return self._errors[-_MOST_COMPLAINTS:].decode(errors="replace").strip()
+    def last_words(self) -> str:
+        words = self._errors[-_MOST:].decode(errors="replace").strip()
+        return words and f": {words}"
 
     def receive(self, sock: Connection) -> bool:
         data, _, _, _ = sock.recvmsg(_CHUNK)

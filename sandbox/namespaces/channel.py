@@ -45,6 +45,11 @@ def encode(head: Head, body: bytes = b"") -> bytes:
 class Decoder:
     """The receiving half: bytes and files as they come, frames out."""
 
+    @property
+    def last_words(self) -> str:
+        """What the far side said before its end, beside frames."""
+        return ""
+
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._fds: deque[int] = deque()

@@ -160,7 +160,7 @@ class Link:
         for head, body, fds in self._decoder.frames():
             self._on_frame(Reply(head, body, fds))
         if not alive:
-            self.close(f"{self._name} is gone")
+            self.close(f"{self._name} is gone{self._decoder.last_words}")
 
     def _on_frame(self, reply: Reply) -> None:
         if "fatal" in reply.head:

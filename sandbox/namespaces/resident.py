@@ -54,7 +54,7 @@ class Resident:
     def run(self) -> None:
         while True:
             for key, _ in self._selector.select(self._patience()):
-                if self._selector.get_map().get(key.fileobj) is key:  # not closed by one before it
+                if self._selector.get_map().get(key.fd) is key:  # not closed by one before it
                     key.data()
             now = time.monotonic()
             for job in self._jobs.values():
