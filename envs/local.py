@@ -16,9 +16,10 @@ from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
-from turnwise.envs.types import SPLITS, Task, TaskRef
+from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
-from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec
+from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
+from turnwise.sandbox.images import Store
 from turnwise.sandbox.pool import Pool
 
 PATIENCE = 600.0
@@ -83,6 +84,18 @@ class LocalEnvs:
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
         return Session(instance, own, self)
 
+    def record(self, spec: SandboxSpec | None) -> SandboxRecord | None:
+        """What sandboxes of a spec ran in here; None where none did."""
+        if spec is None or self._backend is None:
+            return None
+        record = SandboxRecord(backend=self._backend.name, network=spec.network)
+        if spec.root is None:
+            return record
+        names = Store().names_of(spec.root)
+        if names is None:
+            return record.model_copy(update={"image": str(spec.root)})
+        return record.model_copy(update={"image": ", ".join(names), "digest": spec.root.name})
+
     # -- SandboxSource
 
     async def acquire(self, spec: SandboxSpec) -> Sandbox:
@@ -114,6 +127,11 @@ class LocalEnvs:
             await sandbox.close()
         else:
             await self._pools[sandbox.spec].release(sandbox)
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot of one of the sandboxes."""
+        assert self._backend is not None
+        await self._backend.drop(snapshot)
 
     async def _pool(self, spec: SandboxSpec) -> Pool:
         async with self._starting:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from turnwise.envs.errors import UsageError
-from turnwise.envs.types import Model
+from turnwise.envs.types import Model, SandboxRecord
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.table import TurnTable
 
@@ -55,6 +55,8 @@ class Summary(Model):
     """Of the training process."""
     stopped: str
     """Why it ended: ``finished``, or a guard's reason."""
+    sandbox: SandboxRecord | None = None
+    """What its episodes ran in: the backend, and the image with its digest."""
 
 
 @dataclass(frozen=True, slots=True)

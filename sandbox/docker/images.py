@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -24,8 +25,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from turnwise.sandbox.contract import SandboxError, SandboxSpec
-from turnwise.sandbox.docker import closure, hosted, kit
+from turnwise.sandbox.docker import closure, kit
 from turnwise.sandbox.docker.engine import Client, Engine, absent, remove
+from turnwise.sandbox.docker.inside.launcher import AGENT_ID
+from turnwise.sandbox.images import Host, host, tree
 
 SANDBOX, ROOT, HOST = "localhost/turnwise-sandbox", "localhost/turnwise-root", "localhost/turnwise-host"
 _PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -147,7 +150,7 @@ def _base(client: Client, spec: SandboxSpec) -> str:
         raise ValueError(
             "spec.image: no image can be made of this machine's programs; name one of the Engine"
         )
-    return _imported(client, f"{HOST}:{hosted.digest()[:32]}", hosted.write)
+    return _imported(client, f"{HOST}:{_host_digest()[:32]}", _write_host)
 
 
 def _imported(client: Client, name: str, write: Callable[[IO[bytes]], None]) -> str:
@@ -186,3 +189,26 @@ def _directory(path: Path) -> Path:
     if not resolved.is_dir():
         raise NotADirectoryError(20, "Not a directory", str(path))
     return resolved
+
+
+def _host_digest() -> str:
+    """Names the root of this machine's programs, by their sizes and times."""
+    seen = hashlib.sha256(Path(host.__file__).read_bytes() + Path(__file__).read_bytes())
+    for name in (*host.WANTED, *host.BASICS):
+        path = host.python() if name == "python3" else shutil.which(name, path=host.PATH)
+        status = None if path is None else os.stat(path)
+        seen.update(repr(status and (path, status.st_size, status.st_mtime_ns)).encode())
+    return seen.hexdigest()
+
+
+def _write_host(target: IO[bytes]) -> None:
+    """The default root: this machine's shell, tools, git and Python, with the agent among its users."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "root")
+        root.mkdir()
+        Host().fill(root, Path(folder))
+        tree.settle(root)
+        for name, line in (("passwd", f":{AGENT_ID}::/tmp:/bin/sh"), ("group", ":")):
+            with open(root / "etc" / name, "a") as file:
+                file.write(f"agent:x:{AGENT_ID}{line}\n")
+        _write_root(root, target)

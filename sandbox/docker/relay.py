@@ -12,20 +12,24 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from turnwise.sandbox.acceptor import Handle
 from turnwise.sandbox.docker.inside.tunnels import CHUNK
 from turnwise.sandbox.namespaces.link import Link, Reply
+
+Endpoint = Path | Handle
+"""A Unix socket of the owner's, or what serves a connection itself."""
 
 
 class Relay:
     """Serves the connections of one resident, each from the endpoint that its path was exposed for."""
 
     def __init__(self) -> None:
-        self.endpoints: dict[str, Path] = {}
+        self.endpoints: dict[str, Endpoint] = {}
         self._said: dict[int, asyncio.Queue[bytes]] = {}
         self._taken: dict[int, asyncio.Event] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._group: asyncio.Task[None] | None = None
-        self._opened: asyncio.Queue[tuple[int, Path]] = asyncio.Queue()
+        self._opened: asyncio.Queue[tuple[int, Endpoint]] = asyncio.Queue()
         self.link: Link | None = None
 
     def hear(self, news: Reply) -> None:
@@ -58,7 +62,7 @@ class Relay:
                 number, endpoint = await self._opened.get()
                 self._tasks[number] = group.create_task(self._connection(number, endpoint))
 
-    async def _connection(self, number: int, endpoint: Path) -> None:
+    async def _connection(self, number: int, endpoint: Endpoint) -> None:
         try:
             async with _connected(endpoint) as sock, asyncio.TaskGroup() as group:
                 group.create_task(self._from_agent(number, sock))
@@ -91,8 +95,22 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
-async def _connected(endpoint: Path) -> AsyncIterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as sock:
+async def _connected(endpoint: Endpoint) -> AsyncIterator[socket.socket]:
+    if isinstance(endpoint, Path):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, str(endpoint))
+            yield sock
+        return
+    near, far = socket.socketpair()
+    for sock in (near, far):
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, str(endpoint))
-        yield sock
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_serve(endpoint, far))
+        with near:
+            yield near
+
+
+async def _serve(handle: Handle, sock: socket.socket) -> None:
+    with sock:
+        await handle(sock)

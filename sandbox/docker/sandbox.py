@@ -6,13 +6,16 @@ it is: the resident ends the agent's processes and packs what is writable.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turnwise.sandbox.contract import LimitExceeded, SandboxDied, SandboxError, SandboxSpec, Snapshot
 from turnwise.sandbox.docker.frozen import Frozen
+from turnwise.sandbox.docker.inside.tunnels import NETWORK
 from turnwise.sandbox.docker.relay import Relay
-from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, ResidentSandbox
+from turnwise.sandbox.egress import Egress
+from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, PROXY_PORT, ResidentSandbox
 from turnwise.sandbox.namespaces.files import absolute
 from turnwise.sandbox.namespaces.link import Reply
 
@@ -28,6 +31,9 @@ class DockerSandbox(ResidentSandbox):
         self._backend = backend
         self._container: str | None = None
         self._relay = Relay()
+        self._serving = contextlib.ExitStack()
+        self._proxy = Egress(spec.network, name=name)
+        self._answer = self._serving.enter_context(self._proxy.answering()) if spec.network else None
 
     async def _ask(
         self, op: str, body: bytes = b"", *, timeout: float = FILE_DEADLINE, **arguments: Any
@@ -69,7 +75,11 @@ class DockerSandbox(ResidentSandbox):
         self._container = self._backend.new_name("box")
         self._link = await self._backend.launch(self._container, self.spec, self._relay)
         self._shell_state = None
-        return endpoints
+        if self._answer is not None:
+            self._relay.endpoints[NETWORK] = self._answer
+            variables = self._proxy.variables(PROXY_PORT)
+            await self._ask("open_network", port=PROXY_PORT, variables=variables)
+        return {path: endpoint for path, endpoint in endpoints.items() if isinstance(endpoint, Path)}
 
     async def restore(self, snapshot: Snapshot) -> None:
         if self._closed:
@@ -87,6 +97,7 @@ class DockerSandbox(ResidentSandbox):
         if self._link is not None:
             self._link.close(f"sandbox {self.id} is closed")
         await self._relay.close()
+        self._serving.close()
         await self._backend.forget(self, self._container)
 
     # ------------------------------------------------------------ beyond one request

@@ -6,12 +6,14 @@ end of a new socket pair for the new one, the old connection is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turnwise.sandbox.contract import SandboxDied, SandboxSpec, Snapshot
-from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, ResidentSandbox, ShellState
+from turnwise.sandbox.egress import Egress
+from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, PROXY_PORT, ResidentSandbox, ShellState
 from turnwise.sandbox.namespaces.link import Link, Reply
 from turnwise.sandbox.namespaces.relay import Relay
 
@@ -27,6 +29,9 @@ class NamespacesSandbox(ResidentSandbox):
         self._backend = backend
         self._shell_state = shell_state
         self._relays: dict[str, Relay] = {}
+        self._egress = Egress(spec.network, name=name)
+        self._serving = contextlib.AsyncExitStack()
+        """The proxy, while a resident has a listener for it."""
 
     async def replace(self, op: str, **arguments: Any) -> Reply:
         """Have the hub start another resident, and connect to it."""
@@ -34,6 +39,7 @@ class NamespacesSandbox(ResidentSandbox):
             raise SandboxDied(f"sandbox {self.id} is closed")
         if self._link is not None:
             self._link.close(f"sandbox {self.id} started another episode ({op})")
+        await self._serving.aclose()  # its listener would keep the old network namespace
         mine, theirs = socket.socketpair()
         self._link = Link(mine, f"sandbox {self.id}")
         ready = self._link.expect(0, FILE_DEADLINE, op)
@@ -41,6 +47,8 @@ class NamespacesSandbox(ResidentSandbox):
             with theirs:
                 reply = await self._backend.request(op, fds=[theirs.fileno()], box=self.id, **arguments)
             await ready
+            if self.spec.network:
+                await self._open_network()
         except BaseException as error:
             self._link.close(
                 f"sandbox {self.id} could not be started again ({op}): {error or type(error).__name__}"
@@ -66,6 +74,12 @@ class NamespacesSandbox(ResidentSandbox):
         relays, self._relays = list(self._relays.values()), {}
         for relay in relays:
             await relay.close()
+
+    async def _open_network(self) -> None:
+        """Serve the proxy on the loopback of a new resident, before anything of the agent runs there."""
+        variables = self._egress.variables(PROXY_PORT)
+        reply = await self._ask("open_network", port=PROXY_PORT, variables=variables)
+        await self._serving.enter_async_context(self._egress.serve(socket.socket(fileno=reply.fds[0])))
 
     # ------------------------------------------------------------ episodes
     async def snapshot(self) -> Snapshot:
@@ -99,5 +113,6 @@ class NamespacesSandbox(ResidentSandbox):
         self._closed = True
         if self._link is not None:
             self._link.close(f"sandbox {self.id} is closed")
+        await self._serving.aclose()
         await self._unexpose()
         await self._backend.destroy(self)

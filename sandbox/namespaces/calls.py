@@ -14,6 +14,8 @@ ShellState = tuple[str, dict[str, str]]
 FILE_DEADLINE = 30.0
 GRACE = 15.0
 """How long past its timeout a command's answer may take."""
+PROXY_PORT = 3128
+"""Of the sandbox's own loopback."""
 
 
 class ResidentSandbox(Sandbox):

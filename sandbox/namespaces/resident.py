@@ -12,6 +12,7 @@ import errno
 import functools
 import os
 import selectors
+import socket
 import stat
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ class Resident:
         self._decoder = channel.Decoder()
         self._jobs: dict[int, Job] = {}
         self._shell: Shell | None = None
+        self._proxy: dict[str, str] = {}
         files = Files()
         self._at_once: dict[str, Callable[[Head, bytes], Answer]] = {
             "read": files.read,
@@ -79,6 +81,8 @@ class Resident:
                 self._send(number, *self._at_once[op](head, body))
             elif op == "expose":
                 self._expose(head)
+            elif op == "open_network":
+                self._open_network(head)
             elif op == "cancel":
                 self._cancel(head["target"])
             else:
@@ -98,7 +102,7 @@ class Resident:
         stdin = _stdin(body)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         try:
-            env = {**self._launcher.environment, **head["env"]}
+            env = {**self._launcher.environment, **self._proxy, **head["env"]}
             pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end))
         except OSError:
             os.close(out)
@@ -132,7 +136,8 @@ class Resident:
         if self._shell is not None and self._shell.busy:
             raise RuntimeError("a command is already running in the shell of this sandbox")
         if self._shell is None:
-            cwd, env = head["state"] or (WORKSPACE, None)
+            cwd, env = head["state"] or (WORKSPACE, self._launcher.environment)
+            env = {**self._proxy, **env}
             self._shell = Shell(
                 self._launcher, self._selector, cwd, env, self._output, self._on_end, self._exhausted
             )
@@ -179,6 +184,12 @@ class Resident:
     def _expose(self, head: Head) -> None:
         """Listen at a path and give the socket to the owner, who accepts on it."""
         with listen(absolute(head["path"])) as listener:
+            channel.send(self._connection, {"id": head["id"]}, fds=[listener.fileno()])
+
+    def _open_network(self, head: Head) -> None:
+        """Listen on the loopback for the owner, who serves a proxy there, and tell commands of it."""
+        self._proxy = head["variables"]
+        with socket.create_server(("127.0.0.1", head["port"])) as listener:
             channel.send(self._connection, {"id": head["id"]}, fds=[listener.fileno()])
 
 

@@ -43,7 +43,7 @@ class Shell:
         launcher: Launcher,
         selector: selectors.BaseSelector,
         cwd: str,
-        env: Mapping[str, str] | None,
+        env: Mapping[str, str],
         limit: int,
         ended: Ended,
         exhausted: Exhausted,
@@ -58,7 +58,7 @@ class Shell:
             os.pipe(),
         )
         theirs = (null, printed, printed, commands, statuses, self._script)
-        pid = launcher.spawn([program, "-c", loop], launcher.environment if env is None else env, cwd, theirs)
+        pid = launcher.spawn([program, "-c", loop], env, cwd, theirs)
         for fd in (null, printed, commands, statuses):
             os.close(fd)
         self._selector, self._exhausted = selector, exhausted

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 
 from turnwise.sandbox.docker.inside.archive import pack, unpack
 from turnwise.sandbox.docker.inside.launcher import Launcher
-from turnwise.sandbox.docker.inside.tunnels import Tunnels
+from turnwise.sandbox.docker.inside.tunnels import NETWORK, Tunnels
 from turnwise.sandbox.namespaces import channel
 from turnwise.sandbox.namespaces.cgroups import ROOT, V1, V2, Version
 from turnwise.sandbox.namespaces.channel import Connection, Head
@@ -34,6 +35,11 @@ class DockerResident(Resident):
 
     def _expose(self, head: Head) -> None:
         self._tunnels.listen(absolute(head["path"]))
+        self._send(head["id"], {}, b"")
+
+    def _open_network(self, head: Head) -> None:
+        self._proxy = head["variables"]
+        self._tunnels.add(NETWORK, socket.create_server(("127.0.0.1", head["port"])))
         self._send(head["id"], {}, b"")
 
     def _pack(self, head: Head, _: bytes) -> None:

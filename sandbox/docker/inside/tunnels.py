@@ -21,6 +21,9 @@ CHUNK = 1 << 16
 MOST = 64
 """Connections open at once; further ones wait in the backlog."""
 
+NETWORK = ""
+"""In the place of a path: the proxy's port."""
+
 Tell = Callable[[Head, bytes], None]
 """Sends news to the owner."""
 
@@ -45,7 +48,10 @@ class Tunnels:
 
     def listen(self, path: str) -> None:
         """Listen at a path, in the place of another socket that may be there."""
-        listener = files.listen(path)
+        self.add(path, files.listen(path))
+
+    def add(self, path: str, listener: socket.socket) -> None:
+        """Accept on a listening socket, which ``path`` stands for."""
         listener.setblocking(False)
         previous = self._listeners.pop(path, None)
         if previous is not None:
