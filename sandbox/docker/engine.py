@@ -44,7 +44,9 @@ def connect(deadline: float) -> Client:
         asking = docker.from_env(version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=deadline).api
         with contextlib.closing(asking):
             spoken = asking.version(api_version=False)["ApiVersion"]
-        return docker.from_env(version=spoken, timeout=deadline).api
+        client = docker.from_env(version=spoken, timeout=deadline).api
+        client.headers["Connection"] = "close"  # idle ones would be kept for each thread
+        return client
     except failures() as error:
         where = os.environ.get("DOCKER_HOST", "its usual place")
         raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error
