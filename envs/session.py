@@ -12,9 +12,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from turnwise.envs.env import OUTCOME, VALIDITY, Env, describe
+from turnwise.envs.source import SandboxSource
 from turnwise.envs.tool import ToolError
 from turnwise.envs.types import (
     Action,
@@ -33,7 +34,7 @@ from turnwise.envs.types import (
     ToolCall,
     text,
 )
-from turnwise.sandbox.contract import LimitExceeded, Sandbox, SandboxError, SandboxSpec
+from turnwise.sandbox.contract import LimitExceeded, SandboxError
 
 Result = TypeVar("Result")
 
@@ -53,22 +54,6 @@ class OutOfTime(Exception):
         super().__init__(f"took longer than {seconds:g} s")
         self.over = over
         """It was the whole episode's time that ran out."""
-
-
-class SandboxSource(Protocol):
-    """Where sessions get their sandboxes from."""
-
-    async def acquire(self, spec: SandboxSpec) -> Sandbox:
-        """A pristine sandbox."""
-        ...
-
-    async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
-        """Copies of a sandbox, which goes on itself."""
-        ...
-
-    async def release(self, sandbox: Sandbox) -> None:
-        """Take one back."""
-        ...
 
 
 def classify(error: Exception) -> EndReason:
@@ -109,10 +94,12 @@ class Session:
             raise RuntimeError("this session was already reset; open another for another episode")
         self._was_reset = True
         try:
-            if self.env.sandbox_spec is not None:
+            spec = self.env.sandbox_for(self.task)
+            if spec is not None:
                 if self._sandboxes is None:
                     raise SandboxError(f"{self.env.name} needs a sandbox and none was offered")
-                self.env.sandbox = await self._sandboxes.acquire(self.env.sandbox_spec)
+                self.env.sandboxes = self._sandboxes
+                self.env.sandbox = await self._sandboxes.acquire(spec, self.env.beginning(self.task))
             async with asyncio.timeout(self.limits.seconds):
                 view = await self.env.reset(self.task)
         except Exception as error:  # the boundary where failures are classified
@@ -185,7 +172,7 @@ class Session:
         """
         with self._alone():
             twins = [self._twin() for _ in range(count)]
-            if self.env.sandbox_spec is not None and self._sandboxes is not None:
+            if "sandbox" in vars(self.env) and self._sandboxes is not None:
                 boxes = await self._sandboxes.fork(self.env.sandbox, count)
                 for twin, box in zip(twins, boxes, strict=True):
                     twin.env.sandbox = box
