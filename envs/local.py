@@ -86,8 +86,7 @@ class LocalEnvs:
         """What :meth:`open` opens, for a caller that closes it itself."""
         instance = EnvSpec.parse(env).make()
         if task is None:
-            tasks = instance.task_set(split)
-            task = tasks[seed % len(tasks)]
+            task = instance.task_set(split).nth(seed)
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
         return Session(instance, own, self)
 
@@ -99,7 +98,9 @@ class LocalEnvs:
         return await self._take(await self._pool(spec), preparation)
 
     @asynccontextmanager
-    async def lease(self, spec: SandboxSpec, preparation: Preparation | None = None) -> AsyncIterator[Sandbox]:
+    async def lease(
+        self, spec: SandboxSpec, preparation: Preparation | None = None
+    ) -> AsyncIterator[Sandbox]:
         """A sandbox of a kind, from the pool beside. Raises what :meth:`acquire` raises."""
         sandbox = await self._take(await self._pool(spec, beside=True), preparation)
         try:

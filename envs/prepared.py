@@ -62,9 +62,7 @@ class Prepared:
         finally:
             await self._leave(entry)
 
-    async def _made(
-        self, key: Hashable, entry: _Entry, make: Callable[[], Awaitable[Snapshot]]
-    ) -> Snapshot:
+    async def _made(self, key: Hashable, entry: _Entry, make: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
         try:
             entry.snapshot = await make()
         except BaseException as error:

@@ -168,8 +168,7 @@ class Service:
     async def _task(self, spec: EnvSpec, request: OpenRequest) -> Task:
         env, choice = spec.make(), request.task
         if not isinstance(choice, TaskByRef):
-            tasks = env.task_set(choice.split)
-            return tasks[choice.seed % len(tasks)]
+            return env.task_set(choice.split).nth(choice.seed)
         task = await find_task(env, choice.ref)
         if task.public.instruction != choice.public.instruction:
             raise UsageError(f"task {task.id!r} reads differently on the server: another version of {spec}?")

@@ -70,8 +70,7 @@ class Bench:
     async def _trial(self, changes: Changes) -> Trial:
         task = self.task
         hidden: Changes = {path: text.encode() for path, text in task.hidden.items()}
-        tests = list(dict.fromkeys([*task.visible, *(path for path in hidden if path.endswith(".py"))]))
-        run = await self.run(changes | hidden, tests)
+        run = await self.run(changes | hidden, _files_of_tests(task))
         passed = frozenset(name for name in counted(task) if run.outcomes.get(_known(name, task), False))
         shown = [ok for name, ok in run.outcomes.items() if self._is_shown(name)]
         unbroken = passed.issuperset(task.pass_to_pass)
@@ -104,6 +103,14 @@ class Bench:
 def counted(task: SweTask) -> tuple[str, ...]:
     """The tests that decide."""
     return (*task.fail_to_pass, *task.pass_to_pass)
+
+
+def _files_of_tests(task: SweTask) -> list[str]:
+    """What the runner is given: visible and hidden tests, and the files of others that count."""
+    listed = [name.split("::")[0] for name in counted(task)] if task.ids == "node" else []
+    hidden = [path for path in task.hidden if path.endswith(".py")]
+    files = [path for path in dict.fromkeys([*hidden, *listed]) if not task.is_visible(path)]
+    return [*task.visible, *files]
 
 
 def _known(name: str, task: SweTask) -> str:

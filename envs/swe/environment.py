@@ -8,6 +8,7 @@ in this process alone.
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from random import Random
 
 from turnwise.envs.swe import hand_in, naive, oracle
@@ -52,7 +53,7 @@ class SweEnv(Scaffold):
             file_size=swe.limits.disk_mb * MiB,
             output=4 * MiB,
         )
-        root = swe.repository.root if swe.repository.kind == "image" else None
+        root = Path(swe.repository.root) if swe.repository.kind == "image" else None
         return SandboxSpec(limits=limits, root=root)
 
     def preparation(self, task: Task) -> str:
@@ -80,7 +81,9 @@ class SweEnv(Scaffold):
     async def _check_baseline(self) -> None:
         trial, task = await self.bench.trial({}), self.swe
         if trial.timed_out:
-            raise TaskProblem(ProblemKind.HANG, task.id, f"its tests take over {task.limits.test_seconds:g} s")
+            raise TaskProblem(
+                ProblemKind.HANG, task.id, f"its tests take over {task.limits.test_seconds:g} s"
+            )
         wrong = [name for name in task.fail_to_pass if name in trial.passed]
         wrong += [name for name in task.pass_to_pass if name not in trial.passed]
         if wrong:
@@ -88,7 +91,7 @@ class SweEnv(Scaffold):
             raise TaskProblem(
                 ProblemKind.BASELINE,
                 task.id,
-                f"{wrong[0]} {what} before any change ({len(wrong)} such tests): {trial.output[-300:].strip()}",
+                f"{wrong[0]} {what} before any change ({len(wrong)} such): {trial.output[-300:].strip()}",
             )
 
     # -- the state of things
@@ -129,9 +132,7 @@ class SweEnv(Scaffold):
             files = await self.base_files()
             return apply_patch(self.swe.patch, {path: files[path] for path in paths if path in files})
         except PatchFailed as error:
-            raise TaskProblem(
-                ProblemKind.PATCH, self.swe.id, f"its patch does not apply: {error}"
-            ) from None
+            raise TaskProblem(ProblemKind.PATCH, self.swe.id, f"its patch does not apply: {error}") from None
 
     # -- milestones
 
@@ -139,14 +140,19 @@ class SweEnv(Scaffold):
     async def reproduced(self) -> bool:
         """The failure was seen: the agent ran visible tests of which one fails that should not, or wrote a
         test that fails on the repository as it was and passes on the repaired one."""
-        if self.tested and self.swe.visible and not self.watch.overrun:
-            if not (await self.bench.trial(await self.repair())).visible:
+        if not self.watch.overrun and self.tested and self.swe.visible:
+            trial = await self.bench.trial(await self.repair())
+            if not trial.visible:
                 return True
         return await self._own_test_fails()
 
     async def _own_test_fails(self) -> bool:
         changed = await self.changed()
-        tests = {p: d for p, d in changed.items() if self.swe.is_test(p) and d is not None and p.endswith(".py")}
+        tests: Changes = {
+            path: data
+            for path, data in changed.items()
+            if self.swe.is_test(path) and data is not None and path.endswith(".py")
+        }
         if not tests or tests == self.given or self.watch.overrun:
             return False
         self.given = dict(tests)

@@ -7,6 +7,7 @@ an agent that went astray. Each edit is the smallest piece of text that is uniqu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def _enclosing(before: str, after: str) -> str | None:
     return str(names[-1]) if names else None
 
 
-def _matcher(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
+def _matcher(old: list[str], new: list[str]) -> Sequence[tuple[str, int, int, int, int]]:
     return SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
 
 

@@ -157,7 +157,7 @@ def make_patch(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
         if old == new:
             continue
         names = (f"a/{path}" if old is not None else NOTHING, f"b/{path}" if new is not None else NOTHING)
-        sides = [(side or b"").decode().splitlines(keepends=True) for side in (old, new)]
-        for line in difflib.unified_diff(*sides, *names):
+        one, two = ((side or b"").decode().splitlines(keepends=True) for side in (old, new))
+        for line in difflib.unified_diff(one, two, *names):
             parts.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
     return "".join(parts)

@@ -7,6 +7,7 @@ of the repaired lines elsewhere in the tree, a hidden test, the host's files wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import posixpath
 import stat
@@ -24,7 +25,7 @@ from turnwise.sandbox.contract import LimitExceeded, MiB, Sandbox
 MOST_FILES = 20_000
 MOST_BYTES = 128 * MiB
 CHUNK = 8 * MiB
-LEFT_OUT = (".git", "__pycache__", ".pytest_cache")
+LEFT_OUT = (".git", "__pycache__", ".pytest_cache", ".venv")
 """Folders that are no part of a repository's files."""
 TELLING = 40
 """Characters that lines of the repair must have to be looked for elsewhere: shorter ones are anywhere."""
@@ -74,11 +75,20 @@ def _folder_files(path: str) -> tuple[dict[str, bytes], frozenset[str]]:
 async def owned_files(task: SweTask) -> tuple[dict[str, bytes], frozenset[str]]:
     """The files of a repository that is not in an image, and which of them are programs."""
     match task.repository:
-        case FilesRepository(files=files):
-            return {path: text.encode() for path, text in files.items()}, frozenset()
+        case FilesRepository(files=texts):
+            files, programs = {path: text.encode() for path, text in texts.items()}, frozenset[str]()
         case FolderRepository(path=path):
-            return await asyncio.to_thread(_folder_files, path)
-    return {}, frozenset()
+            files, programs = await asyncio.to_thread(_folder_files, path)
+        case _:
+            return {}, frozenset()
+    return overlaid(task, files), programs
+
+
+def overlaid(task: SweTask, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Files with the overlay of the task's."""
+    removed = {path for path, text in task.overlay.items() if text is None}
+    added = {path: text.encode() for path, text in task.overlay.items() if text is not None}
+    return {path: data for path, data in files.items() if path not in removed} | added
 
 
 async def read_files(sandbox: Sandbox, at: str) -> dict[str, bytes]:
@@ -93,7 +103,9 @@ async def write_repository(sandbox: Sandbox, task: SweTask) -> None:
     files, programs = await owned_files(task)
     if task.repository.kind == "image":
         try:
-            files = await read_files(sandbox, task.at)
+            given = await read_files(sandbox, task.at)
+            files = overlaid(task, given)
+            await lay(sandbox, task.at, {path: files.get(path) for path in task.overlay})
             await sandbox.delete(f"{task.at}/.git")
         except FileNotFoundError:
             if not files:
@@ -107,14 +119,16 @@ async def write_repository(sandbox: Sandbox, task: SweTask) -> None:
         for path in programs:
             await sandbox.write(f"{task.at}/{path}", files[path], mode=0o755)
     for path in exposing(task, files):
-        raise TaskProblem(ProblemKind.EXPOSED, task.id, f"{path} of its repository holds the repair; remove it")
+        raise TaskProblem(
+            ProblemKind.EXPOSED, task.id, f"{path} of its repository holds the repair; remove it"
+        )
     if task.history:
         commit = await asyncio.to_thread(one_commit, files, programs)
         await write_all(sandbox, {f"{task.at}/{path}": data for path, data in commit.items()}, task)
 
 
 async def write_all(sandbox: Sandbox, files: Mapping[str, bytes], task: SweTask) -> None:
-    """Write any number of files, some megabytes at a time. Raises :class:`TaskProblem` where they do not fit."""
+    """Write many files, some megabytes at a time. Raises :class:`TaskProblem` when the disk is full."""
     part: dict[str, bytes] = {}
     size = 0
     try:
@@ -168,9 +182,7 @@ async def lay(sandbox: Sandbox, at: str, changes: Changes) -> None:
     written = {posixpath.join(at, path): data for path, data in changes.items() if data is not None}
     for path, data in changes.items():
         if data is None:
-            try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 await sandbox.delete(posixpath.join(at, path))
-            except (FileNotFoundError, NotADirectoryError):
-                pass
     if written:
         await sandbox.write_tree(written)

@@ -122,7 +122,9 @@ class Scaffold(Env):
         if count == 0:
             raise ToolError(f"the old text is not in {path}; view the file and copy the lines exactly")
         if count > 1:
-            raise ToolError(f"the old text is in {path} {count} times; add lines around it until it is unique")
+            raise ToolError(
+                f"the old text is in {path} {count} times; add lines around it until it is unique"
+            )
         return await self._edit(relative, text.encode(), text.replace(old, new).encode())
 
     @tool

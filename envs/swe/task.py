@@ -89,7 +89,9 @@ class SweTask(Model):
     """What it is about; tasks of different splits share no module."""
     patch: str
     """The reference repair, a unified diff."""
-    hidden: dict[str, str] = {}
+    overlay: dict[str, str | None] = Field(default_factory=dict)
+    """Files put over the repository to make the task's base: a bug, or None for one that is removed."""
+    hidden: dict[str, str] = Field(default_factory=dict)
     """Test files that the agent never sees, written over the repository when it is judged."""
     fail_to_pass: tuple[str, ...] = Field(min_length=1)
     pass_to_pass: tuple[str, ...] = ()
@@ -100,7 +102,7 @@ class SweTask(Model):
     runner: Runner = "pytest"
     ids: Literal["node", "dotted"] = "node"
     """``dotted`` names a test ``Class.test``, without its file, as R2E-Gym does."""
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default_factory=dict)
     """How hard each test of ``fail_to_pass`` is to make pass, relative to the others; 1 where not given."""
     difficulty: float | None = None
     """From 0 to 1, where known."""
@@ -120,7 +122,7 @@ class SweTask(Model):
     @cached_property
     def key(self) -> str:
         """Equal for tasks whose episodes start from the same sandbox."""
-        names = {"repository", "runner", "visible", "history", "patch", "hidden"}
+        names = {"repository", "runner", "visible", "history", "overlay", "patch", "hidden"}
         return hashlib.sha256(self.model_dump_json(include=names).encode()).hexdigest()[:20]
 
     @cached_property
@@ -147,7 +149,13 @@ class SweTask(Model):
         """Whether a file is one of tests rather than of the sources."""
         folder, _, name = f"/{path}".rpartition("/")
         named = name == "conftest.py" or (name.endswith(".py") and name.startswith("test_"))
-        return self.is_visible(path) or named or name.endswith("_test.py") or "/tests" in folder or "/test/" in f"{folder}/"
+        return (
+            self.is_visible(path)
+            or named
+            or name.endswith("_test.py")
+            or "/tests" in folder
+            or "/test/" in f"{folder}/"
+        )
 
     def is_visible(self, path: str) -> bool:
         """Whether a file is one of the tests that ``test`` runs."""

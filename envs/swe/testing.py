@@ -17,7 +17,7 @@ from turnwise.envs.swe.task import ImageRepository, SweTask
 from turnwise.sandbox.contract import MiB, Sandbox
 
 PROGRAMS = "/opt/turnwise"
-REPORT = "/tmp/turnwise-report"  # noqa: S108  in the sandbox
+REPORT = "/tmp/turnwise-report"
 _PYTEST = "python3 -m pytest -p turnwise_report -p no:cacheprovider -q --color=no --rootdir=."
 
 
@@ -50,7 +50,7 @@ def command(task: SweTask, tests: Sequence[str]) -> str:
     """The shell command that runs tests, files or folders, in the repository."""
     named = " ".join(map(_quoted, tests))
     if task.runner == "plain":
-        line = f"python3 -B {PROGRAMS}/plain.py {'--terse ' if task.terse else ''}{named}"
+        line = f"python3 -ISB {PROGRAMS}/plain.py {'--terse ' if task.terse else ''}{named}"
     else:
         line = f"{_PYTEST} {named}"
     setup = task.repository.setup if isinstance(task.repository, ImageRepository) else ""

@@ -6,12 +6,13 @@ too, as the ``swebench`` package counts it.
 
 import json
 import os
+from typing import Any
 
-_worst = {}
+_worst: dict[str, str] = {}
 _ORDER = ["passed", "skipped", "failed"]
 
 
-def pytest_runtest_logreport(report):  # type: ignore[no-untyped-def]
+def pytest_runtest_logreport(report: Any) -> None:
     outcome = report.outcome
     if outcome == "skipped" and getattr(report, "wasxfail", None) is not None:
         outcome = "passed"
@@ -21,15 +22,15 @@ def pytest_runtest_logreport(report):  # type: ignore[no-untyped-def]
         _say(report.nodeid, _worst[report.nodeid])
 
 
-def pytest_collectreport(report):  # type: ignore[no-untyped-def]
+def pytest_collectreport(report: Any) -> None:
     if report.failed:
         _say(report.nodeid, "failed")
 
 
-def pytest_sessionfinish(session):  # type: ignore[no-untyped-def]
+def pytest_sessionfinish(session: Any) -> None:
     _say("", "ended")
 
 
-def _say(name, outcome):  # type: ignore[no-untyped-def]
+def _say(name: str, outcome: str) -> None:
     with open(os.environ["TURNWISE_REPORT"], "a") as file:
         file.write(json.dumps([name, outcome]) + "\n")

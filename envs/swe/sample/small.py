@@ -37,7 +37,13 @@ INPUTS = ((7, 2), (9, 4), (17, 5), (11, 3))
 PER_FILE = 2
 SIZES: dict[Split, int] = {"train": 10_000, "validation": 1_000, "test": 1_000}
 LIMITS = SweLimits(
-    turns=10, seconds=600, command_seconds=10, test_seconds=10, observation_chars=2000, memory_mb=128, disk_mb=16
+    turns=10,
+    seconds=600,
+    command_seconds=10,
+    test_seconds=10,
+    observation_chars=2000,
+    memory_mb=128,
+    disk_mb=16,
 )
 CHECKS = "check.py"
 HIDDEN = "test_hidden.py"
@@ -132,7 +138,8 @@ def _draw(rng: random.Random) -> tuple[dict[str, list[Function]], str]:
         own = names[PER_FILE * number : PER_FILE * (number + 1)]
         arguments = rng.sample(ARGUMENTS, PER_FILE)
         functions[file] = [
-            Function(name, pair, rng.choice(list(OPERATORS))) for name, pair in zip(own, arguments, strict=True)
+            Function(name, pair, rng.choice(list(OPERATORS)))
+            for name, pair in zip(own, arguments, strict=True)
         ]
     right = functions[FILES[0]][0].verb
     return functions, rng.choice([verb for verb in OPERATORS if verb != right])
