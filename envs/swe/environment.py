@@ -69,9 +69,7 @@ class SweEnv(Scaffold):
     async def reset(self, task: Task) -> AgentView:
         """The issue. Raises :class:`TaskProblem` where the baseline was not checked before and is wrong."""
         self.start(SweTask.model_validate(task.secret.data))
-        beginning = self.beginning(task)
-        assert beginning is not None
-        self.bench = Bench(self.swe, self.sandbox_for(task), beginning, self.sandboxes)
+        self.offered = task
         self.given: Changes = {}
         self.share = 0.0
         if not self.swe.verified:
@@ -95,6 +93,13 @@ class SweEnv(Scaffold):
             )
 
     # -- the state of things
+
+    @property
+    def bench(self) -> Bench:
+        """Where changes are tried out."""
+        beginning = self.beginning(self.offered)
+        assert beginning is not None
+        return Bench(self.swe, self.sandbox_for(self.offered), beginning, self.sandboxes)
 
     async def base(self, path: str) -> bytes | None:
         """What a file held when the episode began."""

@@ -22,7 +22,7 @@ FILE, PROGRAM, TREE = 0o100644, 0o100755, 0o040000
 def one_commit(files: Mapping[str, bytes], executable: frozenset[str] = frozenset()) -> dict[str, bytes]:
     """The files below ``.git``, by path, of a repository whose only commit holds ``files``."""
     objects: dict[bytes, tuple[str, bytes]] = {}
-    blobs = {path: _add(objects, "blob", data) for path, data in files.items()}
+    blobs = {path: _add(objects, "blob", data) for path, data in sorted(files.items())}
     tree = _tree(objects, blobs, executable)
     body = b"tree %s\nauthor %s\ncommitter %s\n\nBase\n" % (tree.hex().encode(), _WHO, _WHO)
     commit = _add(objects, "commit", body)

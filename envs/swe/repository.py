@@ -150,7 +150,7 @@ async def refuse_host(sandbox: Sandbox, task: SweTask) -> None:
     own = str(Path(problems.__file__))
     paths = [own, task.repository.path] if task.repository.kind == "folder" else [own]
     for path in paths:
-        if (await sandbox.exec(["test", "-e", path], cwd="/")).exit_code == 0:
+        if (await sandbox.exec(["test", "-e", path])).exit_code == 0:
             raise TaskProblem(
                 ProblemKind.EXPOSED,
                 task.id,

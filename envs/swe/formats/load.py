@@ -58,9 +58,7 @@ def load_tasks(path: str, *, kind: str | None = None, places: Places | None = No
         raise unknown("format", kind, FORMATS)
     if not path.startswith(HUB) and not Path(path).exists():
         raise UsageError(f"tasks {path!r}: there is no such file or folder")
-    return _load(
-        path, format, places or Places(), 0 if path.startswith(HUB) else Path(path).stat().st_mtime_ns
-    )
+    return _load(path, kind, places or Places(), 0 if path.startswith(HUB) else Path(path).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)

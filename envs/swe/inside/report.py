@@ -1,4 +1,4 @@
-"""A pytest plugin that writes a line per test to the file ``$TURNWISE_REPORT``: its id and how it went.
+"""A pytest plugin that writes a line per test to the file ``$TURNWISE_REPORT``, if there is one.
 
 A test passed when its setup, its call and its teardown did; one that was expected to fail and did, passed
 too, as the ``swebench`` package counts it.
@@ -32,5 +32,6 @@ def pytest_sessionfinish(session: Any) -> None:
 
 
 def _say(name: str, outcome: str) -> None:
-    with open(os.environ["TURNWISE_REPORT"], "a") as file:
-        file.write(json.dumps([name, outcome]) + "\n")
+    if "TURNWISE_REPORT" in os.environ:
+        with open(os.environ["TURNWISE_REPORT"], "a") as file:
+            file.write(json.dumps([name, outcome]) + "\n")
