@@ -146,17 +146,21 @@ async def write_all(sandbox: Sandbox, files: Mapping[str, bytes], task: SweTask)
 
 
 async def refuse_host(sandbox: Sandbox, task: SweTask) -> None:
-    """Raises :class:`TaskProblem` where the agent's commands can see this package's files, or the task's."""
+    """Raises :class:`TaskProblem` where the agent can see this package's files, or the task's."""
     own = str(Path(problems.__file__))
-    paths = [own, task.repository.path] if task.repository.kind == "folder" else [own]
-    for path in paths:
-        if (await sandbox.exec(["test", "-e", path])).exit_code == 0:
-            raise TaskProblem(
-                ProblemKind.EXPOSED,
-                task.id,
-                f"the sandbox shows the host's {path}: use a backend that isolates, and install Turnwise and "
-                "keep tasks outside /usr",
-            )
+    for path in [own, task.repository.path] if task.repository.kind == "folder" else [own]:
+        try:
+            await sandbox.stat(path)
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # the backend gives it no file system of its own
+            pass
+        raise TaskProblem(
+            ProblemKind.EXPOSED,
+            task.id,
+            f"the sandbox shows the host's {path}: use a backend that isolates, and install Turnwise and "
+            "keep tasks outside /usr",
+        )
 
 
 def exposing(task: SweTask, files: Mapping[str, bytes]) -> list[str]:

@@ -18,6 +18,8 @@ from turnwise.sandbox.contract import Sandbox
 _COMPILE_SECONDS = 120.0
 _compiled: dict[Path | None, dict[str, bytes]] = {}
 """By the root of the sandbox."""
+_able: set[Path | None] = set()
+"""Roots whose Python was found to be new enough."""
 
 
 async def install(sandbox: Sandbox, task: SweTask) -> None:
@@ -37,6 +39,8 @@ async def install(sandbox: Sandbox, task: SweTask) -> None:
 
 
 async def _check_python(sandbox: Sandbox, task: SweTask) -> None:
+    if sandbox.spec.root in _able:
+        return
     oldest = ".".join(map(str, OLDEST_PYTHON))
     program = f"import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
     if (await sandbox.exec(["python3", "-c", program], cwd="/")).exit_code:
@@ -45,6 +49,7 @@ async def _check_python(sandbox: Sandbox, task: SweTask) -> None:
             task.id,
             f"the sandbox has no python3 of {oldest} or newer; install one in /usr/bin, or use an image",
         )
+    _able.add(sandbox.spec.root)
 
 
 async def _with_code(sandbox: Sandbox, files: dict[str, bytes], task: SweTask) -> dict[str, bytes]:
