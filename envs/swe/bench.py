@@ -60,12 +60,15 @@ class Bench:
     async def trial(self, changes: Changes) -> Trial:
         """Run every test there is on the repository with these changes of its sources."""
         key = self.task.digest, digest(changes)
-        if key not in _trials:
-            _trials[key] = await self._trial(changes)
+        if key in _trials:
+            _trials.move_to_end(key)
+            return _trials[key]
+        trial = await self._trial(changes)
+        if not trial.timed_out:  # which a busy machine may have a part in
+            _trials[key] = trial
             while len(_trials) > REMEMBERED:
                 _trials.popitem(last=False)
-        _trials.move_to_end(key)
-        return _trials[key]
+        return trial
 
     async def _trial(self, changes: Changes) -> Trial:
         task = self.task

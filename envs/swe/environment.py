@@ -71,6 +71,7 @@ class SweEnv(Scaffold):
         self.start(SweTask.model_validate(task.secret.data))
         self.offered = task
         self.given: Changes = {}
+        self.latest: tuple[Changes, Trial] | None = None
         self.share = 0.0
         if not self.swe.verified:
             await self._check_baseline()
@@ -128,7 +129,13 @@ class SweEnv(Scaffold):
     async def trial(self) -> Trial | None:
         """How the tests go with the repair as it is; None where there is none, or too much."""
         repair = await self.repair()
-        return await self.bench.trial(repair) if repair and not self.watch.overrun else None
+        return await self._tried(repair) if repair and not self.watch.overrun else None
+
+    async def _tried(self, repair: Changes) -> Trial:
+        """How the tests go with a repair, which is tried once as long as it stays the same."""
+        if self.latest is None or self.latest[0] != repair:
+            self.latest = repair, await self.bench.trial(repair)
+        return self.latest[1]
 
     async def gold(self) -> Changes:
         """The reference repair. Raises :class:`TaskProblem` where it does not apply."""
@@ -146,7 +153,7 @@ class SweEnv(Scaffold):
         """The failure was seen: the agent ran visible tests of which one fails that should not, or wrote a
         test that fails on the repository as it was and passes on the repaired one."""
         if not self.watch.overrun and self.tested and self.swe.visible:
-            trial = await self.bench.trial(await self.repair())
+            trial = await self._tried(await self.repair())
             if not trial.visible:
                 return True
         return await self._own_test_fails()

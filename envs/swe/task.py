@@ -21,8 +21,11 @@ Tree: TypeAlias = dict[str, bytes]
 Changes: TypeAlias = dict[str, bytes | None]
 """Files by path that are not as they were; None where one is gone."""
 
-GRADING_SECONDS = 120.0
-"""Wall time of a tool call or of the grading, at most; tools end their commands earlier."""
+RESERVED = (
+    *("pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml", "conftest.py"),
+    *("sitecustomize.py", "usercustomize.py"),
+)
+"""Files that say how tests are run: no part of a repair, unless a task lists one among its sources."""
 
 
 class FilesRepository(Model):
@@ -68,13 +71,19 @@ class SweLimits(Model):
     turns: int = Field(default=40, ge=1)
     seconds: float = Field(default=1800.0, gt=0)
     """Of the episode."""
-    command_seconds: float = Field(default=60.0, gt=0, le=GRADING_SECONDS)
+    command_seconds: float = Field(default=60.0, gt=0)
     """Of one command of the agent's."""
-    test_seconds: float = Field(default=30.0, gt=0, le=GRADING_SECONDS / 4)
+    test_seconds: float = Field(default=30.0, gt=0)
     """Of one run of the tests."""
     observation_chars: int = Field(default=16_000, ge=16)
     memory_mb: int = Field(default=1024, ge=64)
     disk_mb: int = Field(default=512, ge=16)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for one turn's tool, its milestones or the grading: commands and test runs end earlier, so
+        that what takes too long is the agent's doing and not the environment's."""
+        return self.command_seconds + 5 * self.test_seconds + 60
 
 
 class SweTask(Model):
@@ -135,7 +144,7 @@ class SweTask(Model):
         limits = EpisodeLimits(
             turns=self.limits.turns,
             seconds=self.limits.seconds,
-            tool_seconds=GRADING_SECONDS,
+            tool_seconds=self.limits.patience,
             observation_chars=self.limits.observation_chars,
         )
         data: dict[str, JsonValue] = self.model_dump(mode="json")
@@ -148,7 +157,7 @@ class SweTask(Model):
     def is_test(self, path: str) -> bool:
         """Whether a file is one of tests rather than of the sources."""
         folder, _, name = f"/{path}".rpartition("/")
-        named = name == "conftest.py" or (name.endswith(".py") and name.startswith("test_"))
+        named = name == "conftest.py" or (name.startswith("test_") and name.endswith(".py"))
         return (
             self.is_visible(path)
             or named
@@ -163,6 +172,7 @@ class SweTask(Model):
 
     def is_source(self, path: str) -> bool:
         """Whether a change of a file is part of a repair."""
-        if self.sources:
-            return any(path == top or path.startswith(f"{top}/") for top in self.sources)
-        return not self.is_test(path)
+        if path in self.sources:
+            return True
+        below = not self.sources or any(path.startswith(f"{top}/") for top in self.sources)
+        return below and not self.is_test(path) and path.rpartition("/")[2] not in RESERVED

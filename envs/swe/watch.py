@@ -71,7 +71,8 @@ class Watch:
         command = ["find", self.at, "(", *names, ")", "-prune", "-o", "-type", "f"]
         command += ["-size", f"-{LARGEST >> 10}k", "-printf", "%P\\0%s %T@ %C@\\0"]
         result = await sandbox.exec(command, cwd="/", timeout=_SCAN_SECONDS)
-        if result.timed_out or result.truncated or result.limit is not None:
+        failed = result.exit_code != 0 and not result.stdout
+        if failed or result.timed_out or result.truncated or result.limit is not None:
             return None
         words = result.stdout.decode(errors="surrogateescape").split("\0")
         return dict(zip(words[::2], words[1::2], strict=False))

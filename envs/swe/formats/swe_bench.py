@@ -17,7 +17,13 @@ from turnwise.envs.types import Split
 OTHER_RUNNERS = {"django/django": "runtests.py", "sympy/sympy": "bin/test"}
 DIFFICULTY = {"<15 min fix": 0.1, "15 min - 1 hour": 0.4, "1-4 hours": 0.7, ">4 hours": 1.0}
 LIMITS = SweLimits(
-    turns=100, seconds=3600, memory_mb=4096, disk_mb=2048, observation_chars=32_000, command_seconds=120
+    turns=100,
+    seconds=7200,
+    command_seconds=180,
+    test_seconds=900,
+    observation_chars=32_000,
+    memory_mb=4096,
+    disk_mb=2048,
 )
 
 

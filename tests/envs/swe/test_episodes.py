@@ -141,6 +141,8 @@ async def test_changed_tests_are_of_no_use(make, open_task) -> None:
 @pytest.mark.parametrize(
     "command",
     [
+        "echo '[pytest]\npython_files = x.py' | tee pytest.ini setup.cfg tox.ini",
+        "echo 'raise SystemExit(0)' | tee sitecustomize.py usercustomize.py > conftest.py",
         "rm -rf /workspace/* /workspace/.git",
         "rm -rf calc.py && mkdir calc.py",
         "rm calc.py && mkfifo calc.py",
