@@ -7,6 +7,7 @@ same for everyone.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -43,7 +44,8 @@ async def evaluate(
     process. Raises ``UsageError`` for an unknown environment, split, policy or folder.
     """
     spec = EnvSpec.parse(env)
-    task_set = spec.make().task_set(split)
+    instance = spec.make()
+    task_set = instance.task_set(split)
     if tasks < 1 or k < 1:
         raise UsageError(f"tasks={tasks}, k={k}: both must be at least 1")
     if tasks > len(task_set):
@@ -55,7 +57,9 @@ async def evaluate(
             envs = await stack.enter_async_context(LocalEnvs(backend=backend, capacity=concurrency))
         actor = await stack.enter_async_context(open_policy(policy, sampling))
         episodes = await rollout(envs, spec, actor, plan, listener)
-        name = actor.name
+        name, sandbox = actor.name, None
+        if isinstance(envs, LocalEnvs):
+            sandbox = await asyncio.to_thread(envs.record, instance.sandbox_spec)
     return Evaluation(
         env=str(spec),
         policy=str(policy) if isinstance(policy, str | Path) else name,
@@ -63,6 +67,7 @@ async def evaluate(
         task_hash=task_set.hash,
         episodes=tuple(episodes),
         seconds=time.perf_counter() - started,
+        sandbox=sandbox,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from turnwise.agents.trajectory import Episode
-from turnwise.envs.types import EndReason
+from turnwise.envs.types import EndReason, SandboxRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Evaluation:
     task_hash: str
     episodes: tuple[Episode, ...]
     seconds: float
+    sandbox: SandboxRecord | None = None
+    """What the episodes ran in; None where they needed no sandbox, or ran elsewhere."""
 
     @property
     def scored(self) -> list[Episode]:

@@ -4,8 +4,10 @@
         view = await env.reset()
         step = await env.step(call("guess", n=4))
 
-One connection carries all sessions. Whatever goes wrong with the server or on the way to it is a
-:class:`ServerFailed`, which is a ``SandboxError``: the machine's failure, never the agent's.
+One connection to each of the server's processes carries all sessions there; one that drops is made anew,
+and calls go on. Whatever goes wrong for good with the server or on the way to it is a
+:class:`~turnwise.envs.link.ServerFailed`, which is a ``SandboxError``: the machine's failure, never the
+agent's.
 """
 
 from __future__ import annotations
@@ -14,24 +16,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import count
-from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from pathlib import Path
+from typing import Self, TypeVar
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from turnwise.envs.errors import UsageError
-from turnwise.envs.faults import MAX_FRAME, Code, Fault
+from turnwise.envs.faults import Code, Fault
+from turnwise.envs.link import Dialler, Link, ServerFailed, dialling, linked
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import EpisodeFailed
-from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Step, Task
+from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Step, StepRecord, Task
 from turnwise.envs.wire import (
-    HEARTBEAT,
-    PATH,
-    PROTOCOL,
     AttachRequest,
-    CloseReply,
     CloseRequest,
     ConcludeReply,
     ConcludeRequest,
@@ -39,111 +35,56 @@ from turnwise.envs.wire import (
     ForkReply,
     ForkRequest,
     OpenRequest,
+    RecordsReply,
+    RecordsRequest,
     Reply,
     Request,
     ResetReply,
     ResetRequest,
+    RestoreReply,
+    RestoreRequest,
     SessionInfo,
     SessionReply,
+    SnapshotReply,
+    SnapshotRequest,
     StepReply,
     StepRequest,
     TaskByRef,
     TaskBySeed,
-    Welcome,
     answer_seconds,
-    check_token,
-    read_reply,
 )
-from turnwise.sandbox.contract import SandboxError
 
-if TYPE_CHECKING:
-    from aiohttp import ClientWebSocketResponse
-
-CONNECT_SECONDS = 30.0
 MARGIN_SECONDS = 30.0
 """What a reply may be late beyond the server's own deadline."""
 
 Answer = TypeVar("Answer", bound=Reply)
 
 
-class ServerFailed(SandboxError):
-    """The server failed, or the connection to it, or it has no room."""
-
-    def __init__(self, message: str, code: Code | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        """What the server said; None where it said nothing."""
-
-
 @asynccontextmanager
-async def connect(url: str, *, token: str | None = None) -> AsyncIterator[RemoteEnvs]:
+async def connect(
+    url: str, *, token: str | None = None, ca: Path | str | None = None
+) -> AsyncIterator[RemoteEnvs]:
     """The environments of a server, as :class:`~turnwise.envs.local.LocalEnvs` has those of this process.
 
-    ``token`` is the trainer's, or an agent's for :meth:`RemoteEnvs.attach`. Raises ``UsageError`` for a URL
-    or token that is wrong, and :class:`ServerFailed` where no server answers.
+    ``token`` is the trainer's, or another's for :meth:`RemoteEnvs.attach`; ``ca`` is a file of certificates
+    to trust instead of the system's. Raises ``UsageError`` for a URL, token or file that is wrong, and
+    :class:`~turnwise.envs.link.ServerFailed` where no server answers.
     """
-    try:
-        import aiohttp
-    except ImportError:
-        raise UsageError("a server's environments need aiohttp: pip install 'turnwise[server]'") from None
-    address = _address(url)
-    headers = {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
     async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                http = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
-                connecting = http.ws_connect(
-                    address, heartbeat=HEARTBEAT, max_msg_size=4 * MAX_FRAME, compress=0
-                )
-                socket = await stack.enter_async_context(connecting)
-                welcome = Welcome.model_validate_json(await socket.receive_str())
-        except aiohttp.WSServerHandshakeError as error:
-            raise _unwelcome(url, error.status) from None
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ServerFailed(f"no server answers at {url}: {error or type(error).__name__}") from error
-        except (TypeError, ValidationError):
-            raise UsageError(f"url {url!r}: no Turnwise server of protocol {PROTOCOL} is there") from None
-        yield await stack.enter_async_context(RemoteEnvs(url, socket, welcome))
-
-
-def _address(url: str) -> str:
-    """The WebSocket's address at a server's. Raises ``UsageError``."""
-    mistake = UsageError(f"url {url!r}: must look like http://host:8000 or https://host")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # looks at it
-    except ValueError:
-        raise mistake from None
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname or parts.query or parts.fragment:
-        raise mistake
-    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + PATH, "", ""))
-
-
-def _unwelcome(url: str, status: int) -> Exception:
-    match status:
-        case 401:
-            return UsageError(f"{url} refuses the token, or wants one: connect(url, token=…)")
-        case 403:
-            return UsageError(f"{url} refuses this caller: without a token it serves its own machine only")
-        case 404:
-            return UsageError(f"url {url!r}: no Turnwise server of this version is there")
-        case _:
-            return ServerFailed(f"{url} answers with HTTP status {status}")
+        dialler = await stack.enter_async_context(dialling(url, token, ca))
+        first = Desk(await stack.enter_async_context(linked(dialler)))
+        yield RemoteEnvs(dialler, first, stack)
 
 
 class RemoteEnvs:
-    """Opens sessions on a server. See :func:`connect`."""
+    """Opens sessions on a server, spread over its workers. See :func:`connect`."""
 
-    def __init__(self, url: str, socket: ClientWebSocketResponse, welcome: Welcome) -> None:
-        self.url = url
-        self._socket = socket
-        self._welcome = welcome
-        self._ids = count()
-        self._pending: dict[int, asyncio.Future[Reply]] = {}
-        self._lost: str | None = None
-        """Why there is no connection any more."""
-        self._reader: asyncio.Task[None] | None = None
+    def __init__(self, dialler: Dialler, first: Desk, stack: AsyncExitStack) -> None:
+        self.url = dialler.url
+        self._dialler, self._stack = dialler, stack
+        self._desks = {first.worker: first}
+        self._workers = first.workers
+        self._linking = asyncio.Lock()
 
     @asynccontextmanager
     async def open(
@@ -159,54 +100,88 @@ class RemoteEnvs:
             if task is None
             else TaskByRef(ref=task.ref, public=task.public)
         )
-        name = uuid4().hex
-        request = OpenRequest(id=self.next_id(), session=name, env=EnvSpec.parse(env), task=choice)
-        reply = await self.begin(request, [name], EpisodeLimits(), SessionReply)
-        async with RemoteSession(self, reply.info) as session:
-            yield session
+        desk, name = await self._least(), uuid4().hex
+        desk.sessions += 1
+        try:
+            request = OpenRequest(id=desk.next_id(), session=name, env=EnvSpec.parse(env), task=choice)
+            reply = await desk.begin(request, [name], EpisodeLimits(), SessionReply)
+            async with RemoteSession(desk, reply.info) as session:
+                yield session
+        finally:
+            desk.sessions -= 1
 
-    async def attach(self) -> RemoteSession:
-        """The one session of an agent's token. Only ``step`` is allowed there, and steps have no record."""
-        if self._welcome.session is None:
-            raise UsageError("attach is for an agent's token, and this is the trainer's: use open")
-        request = AttachRequest(id=self.next_id(), session=self._welcome.session)
-        return RemoteSession(self, (await self.ask(request, EpisodeLimits(), SessionReply)).info)
+    async def attach(self, session: str | None = None) -> RemoteSession:
+        """A session that another client opened and closes, by its name; an agent's token has but one.
 
-    # -- for sessions
+        What is allowed there is up to the token: an agent may ``step``, and its steps have no record; a
+        grader may ``conclude`` and ask for ``records``.
+        """
+        desk = next(iter(self._desks.values()))
+        name = session or desk.own_session
+        if name is None:
+            raise UsageError("attach(session): name the session; only an agent's token has one of its own")
+        for worker in (desk.worker, *(w for w in range(self._workers) if w != desk.worker)):
+            desk = await self._desk(worker)
+            request = AttachRequest(id=desk.next_id(), session=name)
+            try:
+                info = (await desk.ask(request, EpisodeLimits(), SessionReply)).info
+            except ServerFailed as failure:
+                unknown = failure
+                if failure.code is not Code.UNKNOWN_SESSION:
+                    raise
+            else:
+                return RemoteSession(desk, info, own=False)
+        raise unknown
+
+    async def _least(self) -> Desk:
+        """At the worker with the fewest sessions of this client."""
+        least = min(self._desks.values(), key=lambda desk: desk.sessions)
+        if least.sessions > 0 and len(self._desks) < self._workers:
+            return await self._desk(next(w for w in range(self._workers) if w not in self._desks))
+        return least
+
+    async def _desk(self, worker: int) -> Desk:
+        async with self._linking:
+            if worker not in self._desks:
+                link = await self._stack.enter_async_context(linked(self._dialler, worker))
+                self._desks[worker] = Desk(link)
+            return self._desks[worker]
+
+
+class Desk:
+    """What is asked of one worker of a server."""
+
+    def __init__(self, link: Link) -> None:
+        self.sessions = 0
+        """How many of this client's are there."""
+        self.url = link.url
+        self.worker, self.workers = link.welcome.worker, link.welcome.workers
+        self._link = link
+
+    @property
+    def own_session(self) -> str | None:
+        """The one of an agent's token."""
+        return self._link.welcome.session
 
     def next_id(self) -> int:
         """A request's number."""
-        return next(self._ids)
+        return self._link.next_id()
 
     async def ask(self, request: Request, limits: EpisodeLimits, answer: type[Answer]) -> Answer:
         """Send a request and wait for its reply.
 
-        Raises :class:`ServerFailed` for a failure, ``UsageError`` for a wrong name or a call that the token
-        does not allow, ``RuntimeError`` for one at the wrong time, and ``EpisodeFailed``.
+        Raises :class:`~turnwise.envs.link.ServerFailed` for a failure, ``UsageError`` for a wrong name or a
+        call that the token does not allow, ``RuntimeError`` for one at the wrong time, and ``EpisodeFailed``.
         """
-        frame = request.model_dump_json()
-        if len(frame) > MAX_FRAME:
-            raise UsageError(f"{request.type}: {len(frame):,} characters are more than a frame may have")
-        if self._lost is not None:
-            raise ServerFailed(self._lost)
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._pending[request.id] = future
-        seconds = answer_seconds(request, limits, self._welcome.patience) + MARGIN_SECONDS
-        try:
-            async with asyncio.timeout(seconds):
-                await self._socket.send_str(frame)
-                reply = await future
-        except ConnectionError:
-            raise ServerFailed(self._lost or f"the connection to {self.url} is lost") from None
-        except TimeoutError:
-            raise ServerFailed(f"{self.url} did not answer within {seconds:g} s") from None
-        finally:
-            del self._pending[request.id]
+        reply = await self._link.ask(request, self._seconds(request, limits))
         if isinstance(reply, FaultReply):
             raise _error(reply.fault)
         if not isinstance(reply, answer):
             raise ServerFailed(f"{self.url} answered {request.type} with {reply.type}")
         return reply
+
+    def _seconds(self, request: Request, limits: EpisodeLimits) -> float:
+        return answer_seconds(request, limits, self._link.welcome.patience) + MARGIN_SECONDS
 
     async def begin(
         self, request: Request, names: Sequence[str], limits: EpisodeLimits, answer: type[Answer]
@@ -220,54 +195,16 @@ class RemoteEnvs:
             raise
 
     async def close_session(self, name: str) -> None:
-        """Close a session, be it open, opening or closed. What is lost ends with the connection."""
+        """Close a session, be it open, opening or closed. What a lost server held ends with its lease."""
         request = CloseRequest(id=self.next_id(), session=name)
         with contextlib.suppress(ServerFailed):
-            await self.ask(request, EpisodeLimits(), CloseReply)
-
-    # -- the connection
-
-    async def __aenter__(self) -> Self:
-        self._reader = asyncio.create_task(self._read(), name=f"reader of {self.url}")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._reader is not None
-        try:
-            await self._socket.close()
-        finally:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
-        if not self._reader.cancelled():
-            await self._reader  # a fault of ours, if anything
-
-    async def _read(self) -> None:
-        """Hand replies to who waits for them, until the connection ends; then all who wait learn of it."""
-        reason = f"the connection to {self.url} is lost"
-        try:
-            async for message in self._socket:
-                if isinstance(message.data, Exception):
-                    reason += f": {message.data or type(message.data).__name__}"
-                    break
-                self._deliver(read_reply(message.data))
-        except ValidationError as error:
-            reason = f"{self.url} sent what is not of this protocol: {error.errors()[0]['msg']}"
-        finally:
-            self._lost = reason
-            for future in self._pending.values():
-                if not future.done():
-                    future.set_exception(ServerFailed(reason))
-
-    def _deliver(self, reply: Reply) -> None:
-        future = self._pending.get(-1 if reply.id is None else reply.id)
-        if future is not None and not future.done():  # else whoever asked was cancelled
-            future.set_result(reply)
+            await self._link.tell(request, self._seconds(request, EpisodeLimits()))
 
 
 class RemoteSession:
     """A session on a server, as :class:`~turnwise.envs.session.Session` is one here."""
 
-    def __init__(self, envs: RemoteEnvs, info: SessionInfo) -> None:
+    def __init__(self, desk: Desk, info: SessionInfo, *, own: bool = True) -> None:
         self.info = info
         """As it was when it was opened."""
         self.turn = info.turn
@@ -275,7 +212,7 @@ class RemoteSession:
         self.score: float | None = None
         self.reached: dict[str, int] = {}
         """Milestones reached, with the turn."""
-        self._envs = envs
+        self._desk, self._own = desk, own
 
     @property
     def guide(self) -> str:
@@ -294,14 +231,14 @@ class RemoteSession:
 
     async def reset(self) -> AgentView:
         """Start; the episode's time begins now. Raises ``EpisodeFailed`` and what :meth:`step` does."""
-        request = ResetRequest(id=self._envs.next_id(), session=self.info.session)
-        return (await self._envs.ask(request, self.limits, ResetReply)).view
+        request = ResetRequest(id=self._desk.next_id(), session=self.info.session)
+        return (await self._desk.ask(request, self.limits, ResetReply)).view
 
     async def step(self, action: Action) -> Step:
         """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end and while another call
         runs, and :class:`ServerFailed`."""
-        request = StepRequest(id=self._envs.next_id(), session=self.info.session, action=action)
-        step = (await self._envs.ask(request, self.limits, StepReply)).step
+        request = StepRequest(id=self._desk.next_id(), session=self.info.session, action=action)
+        step = (await self._desk.ask(request, self.limits, StepReply)).step
         self.turn += 1
         self.end = step.end
         if step.record is not None:
@@ -311,29 +248,48 @@ class RemoteSession:
 
     async def conclude(self, end: EndReason, error: str = "") -> str:
         """End the episode for a reason and grade it; returns what went wrong, if anything did."""
-        request = ConcludeRequest(id=self._envs.next_id(), session=self.info.session, end=end, error=error)
-        reply = await self._envs.ask(request, self.limits, ConcludeReply)
+        request = ConcludeRequest(id=self._desk.next_id(), session=self.info.session, end=end, error=error)
+        reply = await self._desk.ask(request, self.limits, ConcludeReply)
         self.end, self.score = reply.end, reply.score
         return reply.error
 
     async def fork(self, count: int) -> list[RemoteSession]:
         """``count`` sessions that go on from here, independent of this one and of each other.
 
-        The caller closes them; what it forgets ends with the connection. Raises :class:`ServerFailed` where
+        The caller closes them; what it forgets ends with this client. Raises :class:`ServerFailed` where
         there are not as many places free.
         """
         names = [uuid4().hex for _ in range(count)]
-        request = ForkRequest(id=self._envs.next_id(), session=self.info.session, twins=tuple(names))
-        reply = await self._envs.begin(request, names, self.limits, ForkReply)
-        twins = [RemoteSession(self._envs, info) for info in reply.twins]
+        request = ForkRequest(id=self._desk.next_id(), session=self.info.session, twins=tuple(names))
+        reply = await self._desk.begin(request, names, self.limits, ForkReply)
+        twins = [RemoteSession(self._desk, info) for info in reply.twins]
         for twin in twins:
             twin.reached = dict(self.reached)
         return twins
 
+    async def snapshot(self, name: str) -> None:
+        """Keep how the session stands under a name, until it is closed or the name is taken again.
+
+        Processes in the sandbox end. Raises ``UsageError`` for one too many, and what :meth:`step` does.
+        """
+        request = SnapshotRequest(id=self._desk.next_id(), session=self.info.session, name=name)
+        await self._desk.ask(request, self.limits, SnapshotReply)
+
+    async def restore(self, name: str) -> None:
+        """Go back to a snapshot, also after the end. Raises ``UsageError`` for a name that has none."""
+        request = RestoreRequest(id=self._desk.next_id(), session=self.info.session, name=name)
+        reply = await self._desk.ask(request, self.limits, RestoreReply)
+        self.turn, self.reached, self.end, self.score = reply.turn, dict(reply.reached), None, None
+
+    async def records(self) -> tuple[StepRecord, ...]:
+        """What the turns so far were worth."""
+        request = RecordsRequest(id=self._desk.next_id(), session=self.info.session)
+        return (await self._desk.ask(request, self.limits, RecordsReply)).records
+
     async def close(self) -> None:
-        """Give it up. Closing twice is harmless. An agent's side only lets go: the session is not its own."""
-        if self.agent_token is not None:
-            await self._envs.close_session(self.info.session)
+        """Give it up. Closing twice is harmless. Who only attached lets go: the session is another's."""
+        if self._own:
+            await self._desk.close_session(self.info.session)
 
     async def __aenter__(self) -> Self:
         return self
@@ -352,7 +308,7 @@ def _error(fault: Fault) -> Exception:
             return UsageError(fault.message)
         case Code.FORBIDDEN | Code.UNAUTHORIZED | Code.INVALID_REQUEST | Code.TOO_LARGE:
             return UsageError(message)
-        case Code.WRONG_ORDER | Code.RUNNING | Code.ENDED | Code.DUPLICATE_SESSION:
+        case Code.WRONG_ORDER | Code.RUNNING | Code.ENDED | Code.DUPLICATE_SESSION | Code.DUPLICATE_REQUEST:
             return RuntimeError(message)
         case _:
-            return ServerFailed(message, fault.code)
+            return ServerFailed(message, fault.code, fault.retry_after)

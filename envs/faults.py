@@ -9,6 +9,9 @@ from turnwise.envs.types import EndReason, Model
 MAX_FRAME = 16 << 20
 """Bytes of one frame. A larger one is refused; beyond four times as much the connection ends."""
 
+RETRY_SECONDS = 5.0
+"""When to try again where there was no room."""
+
 
 class Code(StrEnum):
     """What went wrong."""
@@ -23,18 +26,21 @@ class Code(StrEnum):
     USAGE = "usage"
     UNKNOWN_SESSION = "unknown_session"
     DUPLICATE_SESSION = "duplicate_session"
+    DUPLICATE_REQUEST = "duplicate_request"
     WRONG_ORDER = "wrong_order"
     RUNNING = "running"
     ENDED = "ended"
     BUSY = "busy"
+    DRAINING = "draining"
     DEADLINE = "deadline"
     CLOSED = "closed"
     EPISODE_FAILED = "episode_failed"
     SANDBOX = "sandbox"
+    JOURNAL = "journal"
     INTERNAL = "internal"
 
 
-REMEDIES = {
+REMEDIES: dict[Code, str] = {
     Code.INVALID_JSON: "send one JSON object per text frame",
     Code.UNKNOWN_TYPE: "send one of the types of protocol 1",
     Code.INVALID_REQUEST: "send the fields of this type, and no others",
@@ -43,16 +49,19 @@ REMEDIES = {
     Code.FORBIDDEN: "use the trainer's token",
     Code.NOT_FOUND: "ask /turnwise/v1/environments what is served",
     Code.USAGE: "correct the name or value",
-    Code.UNKNOWN_SESSION: "open a session first; one ends with the connection that opened it",
+    Code.UNKNOWN_SESSION: "open a session first; one ends with its client, its lease or its age",
     Code.DUPLICATE_SESSION: "give each session a name of its own",
+    Code.DUPLICATE_REQUEST: "let the ids of a session grow; repeat a request byte for byte or not at all",
     Code.WRONG_ORDER: "reset a session once, then step",
     Code.RUNNING: "wait for the reply before the next call of the same session",
     Code.ENDED: "open another session for another episode",
     Code.BUSY: "try again later, close sessions, or serve with more --sessions",
+    Code.DRAINING: "use another server, or this one when it is up again",
     Code.DEADLINE: "open another session",
     Code.CLOSED: "open another session",
     Code.EPISODE_FAILED: "open another session",
     Code.SANDBOX: "open another session",
+    Code.JOURNAL: "make room in the journal's folder, then open another session",
     Code.INTERNAL: "see the server's log",
 }
 
@@ -65,6 +74,8 @@ class Fault(Model):
     remedy: str
     end: EndReason | None = None
     """How the episode ended, where it failed to start."""
+    retry_after: float | None = None
+    """Seconds after which the same may work."""
 
 
 class Refusal(Exception):
@@ -74,6 +85,7 @@ class Refusal(Exception):
         self, code: Code, message: str, *, end: EndReason | None = None, request: int | None = None
     ) -> None:
         super().__init__(message)
-        self.fault = Fault(code=code, message=message, remedy=REMEDIES[code], end=end)
+        retry = RETRY_SECONDS if code in (Code.BUSY, Code.DRAINING) else None
+        self.fault = Fault(code=code, message=message, remedy=REMEDIES[code], end=end, retry_after=retry)
         self.request = request
         """The id of the request that it answers, where that could be read."""

@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
 
 from turnwise.envs.faults import Code, Refusal
+from turnwise.envs.journal import SessionLog
+from turnwise.envs.listing import SessionLine
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
-from turnwise.envs.types import AgentView
-from turnwise.envs.wire import GRACE_SECONDS, SessionInfo
+from turnwise.envs.types import AgentView, StepRecord
+from turnwise.envs.wire import GRACE_SECONDS, Role, SessionInfo
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling: the trainer, or the agent of one session."""
+    """Who is calling."""
 
-    role: Literal["trainer", "agent"]
+    role: Role
     held: Held | None = None
+    """The agent's session."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Owner:
-    """Whoever opened sessions and closes them in the end: a connection."""
+    """Whoever opened sessions and closes them in the end: a client."""
 
     names: set[str] = field(default_factory=set)
     gone: bool = False
@@ -46,12 +46,16 @@ class Scope:
 
     def __init__(self, seconds: float) -> None:
         self._timeout = asyncio.timeout(seconds)
-        self._done = asyncio.Event()
-        self._called_off = False
+        self._over = False
+        self._done: asyncio.Event | None = None
+        """Set when it is over, for whoever calls it off."""
+        self._reason: Refusal | None = None
 
-    async def call_off(self) -> None:
+    async def call_off(self, reason: Refusal) -> None:
         """End it now. Returns when it has ended, or after a while where it does not."""
-        self._called_off = True
+        if self._over:
+            return
+        self._reason, self._done = reason, self._done or asyncio.Event()
         if not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time())
         try:
@@ -70,41 +74,48 @@ class Scope:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            if self._called_off:
-                raise Refusal(Code.CLOSED, "the session was closed meanwhile") from None
-            raise Refusal(Code.DEADLINE, "the call took too long") from None
+            raise (self._reason or Refusal(Code.DEADLINE, "the call took too long")) from None
         finally:
-            self._done.set()
+            self._over = True
+            if self._done is not None:
+                self._done.set()
 
 
 class Held:
     """A session, and what its server keeps about it."""
 
-    def __init__(self, name: str, spec: EnvSpec, session: Session, owner: Owner) -> None:
-        self.name, self.spec, self.session, self.owner = name, spec, session, owner
-        self.agent_token = secrets.token_urlsafe(32)
+    def __init__(
+        self,
+        name: str,
+        spec: EnvSpec,
+        session: Session,
+        owner: Owner,
+        agent_token: str,
+        log: SessionLog | None = None,
+    ) -> None:
+        self.name, self.spec, self.session, self.owner, self.log = name, spec, session, owner, log
+        self.agent_token = agent_token
         self.view: AgentView | None = None
         """What the agent saw last."""
+        self.records: list[StepRecord] = []
+        """One for each turn."""
+        self.opened = time.monotonic()
+        self.expiry: asyncio.TimerHandle | None = None
+        """Closes it at its age."""
         self.closed = False
-        self._scope: Scope | None = None
-        self._overran = False
+        self._snapshots: dict[str, tuple[AgentView | None, tuple[StepRecord, ...]]] = {}
+        self.scope: Scope | None = None
+        """Of the call that runs in it."""
+        self.spoiled: Refusal | None = None
+        """Why nothing more can run in it."""
 
-    @asynccontextmanager
-    async def alone(self, seconds: float) -> AsyncIterator[Session]:
-        """One call at a time; what ran over its deadline was cut off in the middle and ends them all."""
-        if self._scope is not None:
-            raise Refusal(Code.RUNNING, "another call of this session is running")
-        if self._overran:
-            raise Refusal(Code.DEADLINE, "an earlier call of this session took too long")
-        self._scope = Scope(seconds)
-        try:
-            async with self._scope:
-                yield self.session
-        except Refusal as refusal:
-            self._overran = refusal.fault.code is Code.DEADLINE
-            raise
-        finally:
-            self._scope = None
+    def alone(self, seconds: float) -> Alone:
+        """``async with`` gives the session for one call of at most so long.
+
+        One call at a time. One that ran over its deadline was cut off in the middle, and one that could
+        not be journalled must not be gone on from: either ends them all.
+        """
+        return Alone(self, seconds)
 
     def check_going(self) -> None:
         """Raises :class:`Refusal` before the reset and after the end."""
@@ -113,9 +124,18 @@ class Held:
         if self.view is None:
             raise Refusal(Code.WRONG_ORDER, "the session was not reset")
 
+    def save(self, name: str) -> None:
+        """Its session took a snapshot."""
+        self._snapshots[name] = (self.view, tuple(self.records))
+
+    def go_back(self, name: str) -> None:
+        """Its session was restored."""
+        self.view, records = self._snapshots[name]
+        self.records = list(records)
+
     def info(self, caller: Principal) -> SessionInfo:
         """How it stands, as far as the caller may know."""
-        trainer = caller.role == "trainer"
+        agent, trainer = caller.role == "agent", caller.role == "trainer"
         task, view = self.session.task, self.view
         return SessionInfo(
             session=self.name,
@@ -126,14 +146,64 @@ class Held:
             turn=self.session.turn,
             end=self.session.end,
             view=view and AgentView(content=view.content, tools=self.session.env.interface.specs),
-            ref=task.ref if trainer else None,
+            ref=None if agent else task.ref,
             agent_token=self.agent_token if trainer else None,
         )
 
-    async def close(self) -> None:
-        """End what runs in it, and it."""
+    def line(self) -> SessionLine:
+        """How it stands, for an operator."""
+        return SessionLine(
+            session=self.name,
+            env=str(self.spec),
+            turn=self.session.turn,
+            end=self.session.end,
+            age=time.monotonic() - self.opened,
+        )
+
+    async def close(self, reason: Refusal) -> None:
+        """End what runs in it, which is refused for that reason, and it."""
         self.closed = True
-        if self._scope is not None:
-            await self._scope.call_off()
-        async with Scope(GRACE_SECONDS):
-            await self.session.close()
+        if self.expiry is not None:
+            self.expiry.cancel()
+        try:
+            if self.scope is not None:
+                await self.scope.call_off(reason)
+            async with Scope(GRACE_SECONDS):
+                await self.session.close()
+        finally:
+            if self.log is not None:
+                self.log.close()
+
+
+class Alone:
+    """See :meth:`Held.alone`. A class, for it is entered at every step."""
+
+    __slots__ = ("_held", "_scope", "_seconds")
+
+    def __init__(self, held: Held, seconds: float) -> None:
+        self._held, self._seconds = held, seconds
+
+    async def __aenter__(self) -> Session:
+        held = self._held
+        if held.scope is not None:
+            raise Refusal(Code.RUNNING, "another call of this session is running")
+        if held.spoiled is not None:
+            fault = held.spoiled.fault
+            raise Refusal(fault.code, f"an earlier call of this session failed: {fault.message}")
+        self._scope = held.scope = Scope(self._seconds)
+        await self._scope.__aenter__()
+        return held.session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held = self._held
+        held.scope = None
+        if isinstance(error, Refusal) and error.fault.code is Code.JOURNAL:
+            held.spoiled = error
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except Refusal as refusal:
+            if refusal.fault.code is Code.DEADLINE:
+                held.spoiled = refusal
+            raise

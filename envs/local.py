@@ -19,9 +19,10 @@ from turnwise.envs.prepared import Prepared
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.source import Preparation
-from turnwise.envs.types import SPLITS, Task, TaskRef
+from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
+from turnwise.sandbox.images import Store
 from turnwise.sandbox.pool import Pool
 
 PATIENCE = 600.0
@@ -61,7 +62,7 @@ class LocalEnvs:
         self._pools: dict[tuple[SandboxSpec, bool], Pool] = {}
         self._homes: dict[Sandbox, Pool] = {}
         """The pools of sandboxes in use."""
-        self._prepared = Prepared(self._drop)
+        self._prepared = Prepared(self.drop)
         self._forks: set[Sandbox] = set()
         self._stack = AsyncExitStack()
         self._starting = asyncio.Lock()
@@ -89,6 +90,18 @@ class LocalEnvs:
             task = instance.task_set(split).nth(seed)
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
         return Session(instance, own, self)
+
+    def record(self, spec: SandboxSpec | None) -> SandboxRecord | None:
+        """What sandboxes of a spec ran in here; None where none did."""
+        if spec is None or self._backend is None:
+            return None
+        record = SandboxRecord(backend=self._backend.name, network=spec.network)
+        if spec.root is None:
+            return record
+        names = Store().names_of(spec.root)
+        if names is None:
+            return record.model_copy(update={"image": str(spec.root)})
+        return record.model_copy(update={"image": ", ".join(names), "digest": spec.root.name})
 
     # -- SandboxSource
 
@@ -135,10 +148,6 @@ class LocalEnvs:
         async with self._prepared.using((sandbox.spec, preparation.key), make) as snapshot:
             await sandbox.restore(snapshot)
 
-    async def _drop(self, snapshot: Snapshot) -> None:
-        assert self._backend is not None
-        await self._backend.drop(snapshot)
-
     async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
         """Copies of a sandbox; each is closed when it is released."""
         await self._pool(sandbox.spec)
@@ -164,6 +173,11 @@ class LocalEnvs:
             await sandbox.close()
         else:
             await self._homes.pop(sandbox).release(sandbox)
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot of one of the sandboxes."""
+        assert self._backend is not None
+        await self._backend.drop(snapshot)
 
     async def _pool(self, spec: SandboxSpec, *, beside: bool = False) -> Pool:
         async with self._starting:

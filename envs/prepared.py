@@ -76,18 +76,14 @@ class Prepared:
     async def _leave(self, entry: _Entry) -> None:
         """Use it no longer, and drop what is too much."""
         entry.users -= 1
-        for key in self._surplus():
+        while (key := self._surplus()) is not None:
             snapshot = self._entries.pop(key).snapshot
             assert snapshot is not None
             await self._drop(snapshot)
 
-    def _surplus(self) -> list[Hashable]:
-        count, size = len(self._entries), sum(e.snapshot.size for e in self._entries.values() if e.snapshot)
-        surplus: list[Hashable] = []
-        for key, entry in self._entries.items():
-            if count <= self._most and size <= self._most_bytes:
-                break
-            if entry.snapshot is not None and not entry.users:
-                surplus.append(key)
-                count, size = count - 1, size - entry.snapshot.size
-        return surplus
+    def _surplus(self) -> Hashable | None:
+        """The one to be dropped next, if there is too much."""
+        made = [(key, entry, entry.snapshot) for key, entry in self._entries.items() if entry.snapshot]
+        if len(made) <= self._most and sum(snapshot.size for *_, snapshot in made) <= self._most_bytes:
+            return None
+        return next((key for key, entry, _ in made if not entry.users), None)

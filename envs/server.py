@@ -8,10 +8,11 @@
 ``GET /turnwise/v1``                     the WebSocket (see :mod:`turnwise.envs.wire`)
 ``GET /turnwise/v1/environments``        what is served
 ``GET /turnwise/v1/environments/NAME``   tools, milestones, channels, options, splits
+``GET /turnwise/v1/sessions``            the sessions that are open; for admin and trainer
+``DELETE /turnwise/v1/sessions/NAME``    closes one; for admin and trainer
 ======================================== ==================================================
 
-Each connection owns the sessions it opens, and they end with it. Its requests run side by side, so a
-slow step holds up neither another session nor the reader, which has to answer pings. Without a token
+Each client owns the sessions it opens, for a lease longer than it stays connected. Without a token
 whoever reaches the server is the trainer; then it listens on loopback only, and refuses what a web page
 in a browser on this machine could send.
 """
@@ -19,55 +20,54 @@ in a browser on this machine could send.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import logging
+import socket
+import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from http import HTTPStatus
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import WSCloseCode, web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
+from turnwise.envs.background import Background
+from turnwise.envs.connection import Connection
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
-from turnwise.envs.held import Owner, Principal
+from turnwise.envs.held import Principal
+from turnwise.envs.hosts import is_loopback
+from turnwise.envs.journal import Journal
+from turnwise.envs.lease import Leases
+from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.openenv.app import OpenEnv, failures_as_openenv
+from turnwise.envs.openenv.aside import AT_ONCE
 from turnwise.envs.registry import EnvSpec
+from turnwise.envs.roster import Roster
+from turnwise.envs.routing import Place
 from turnwise.envs.service import Service
-from turnwise.envs.wire import (
-    HEARTBEAT,
-    PATH,
-    CloseRequest,
-    EnvInfo,
-    EnvList,
-    FaultReply,
-    Health,
-    Reply,
-    Request,
-    Welcome,
-    check_token,
-    read_request,
-)
+from turnwise.envs.siblings import Siblings
+from turnwise.envs.tokens import Tokens, token_of
+from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 
-logger = logging.getLogger(__name__)
-
+SESSIONS = 128
+"""Open at once, if not told otherwise."""
 PATIENCE = 600.0
 """Seconds that an ``open`` waits for a place: what the episodes before it may take."""
-MAX_REPLY = 4 * MAX_FRAME
-"""Characters of one reply; a client takes in no more."""
-SEND_SECONDS = 30.0
-"""A client that takes in nothing for so long is given up."""
+LEASE_SECONDS = 60.0
+"""How long a client may be away before its sessions are closed."""
 CLOSE_SECONDS = 5.0
 """How long a client may take to say goodbye."""
-MAX_PENDING = 4096
-"""Requests of one connection that may be running or waiting."""
 STATUS = {
     Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
     Code.FORBIDDEN: HTTPStatus.FORBIDDEN,
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.UNKNOWN_SESSION: HTTPStatus.NOT_FOUND,
+    Code.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
@@ -80,14 +80,23 @@ class EnvServer:
         *,
         host: str = "127.0.0.1",
         port: int = 8000,
-        token: str | None = None,
-        sessions: int = 128,
+        token: str | Tokens | None = None,
+        tls: tuple[Path, Path] | None = None,
+        sessions: int = SESSIONS,
         patience: float = PATIENCE,
+        lease: float = LEASE_SECONDS,
+        max_age: float | None = None,
+        journal: Path | None = None,
         backend: str | None = None,
+        place: Place | None = None,
     ) -> None:
-        """``port`` 0 is any free one; ``sessions`` bounds those open at once; ``token`` is the trainer's.
+        """``port`` 0 is any free one; ``token`` is the trainer's, or those of all roles; ``tls`` names the
+        files of a certificate and its key; ``sessions`` bounds those open at once; ``patience``, ``lease``
+        and ``max_age`` are seconds; ``journal`` is a folder. With ``place`` it does not listen: it is one of
+        several workers, and its connections come by :meth:`adopt` (see :mod:`turnwise.envs.front`).
 
-        Raises ``UsageError`` for an unknown environment or backend, and without a token beyond loopback.
+        Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
+        token beyond loopback.
         """
         self._specs = [EnvSpec.parse(env) for env in envs]
         if not self._specs:
@@ -96,61 +105,103 @@ class EnvServer:
             spec.make()
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
-        if token is None and not is_loopback(host):
-            raise UsageError(
-                f"host {host!r} can be reached from other machines: set a token (--token or TURNWISE_TOKEN), "
-                "or serve on 127.0.0.1"
-            )
-        if token is not None:
-            check_token(token)
-        self.host, self.port = host, port
-        self._token = token
-        self._local = LocalEnvs(backend=backend, capacity=sessions)
-        self._service = Service(self._local, self._specs, token=token, sessions=sessions, patience=patience)
+        tokens = _tokens(token, host)
+        self.host, self.port, self._place = host, port, place
+        self._open_to_all = not tokens.roles
+        self._tls = None if tls is None else _tls(*tls)
+        self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
+        self._background = Background()
+        self._journal = None if journal is None else Journal(journal)
+        self._roster = Roster(
+            self._local,
+            self._background,
+            sessions=sessions,
+            patience=patience,
+            max_age=max_age,
+            journal=self._journal,
+            place=place or Place(),
+        )
+        self._service = Service(self._roster, self._specs, tokens)
+        self._leases = Leases(self._roster, self._background, seconds=lease, clients=64 + 4 * sessions)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._http: web.Server | None = None
+        self._siblings = Siblings(place or Place())
         self._stack = AsyncExitStack()
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        app = web.Application(middlewares=[_faults_as_json])
+        app = web.Application(middlewares=[_faults_as_json, failures_as_openenv], client_max_size=MAX_FRAME)
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
         app.router.add_get(f"{PATH}/environments", self._list)
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
+        app.router.add_get(f"{PATH}/sessions", self._sessions)
+        app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
+        OpenEnv(self._service, self._local, self._caller, self._sockets).add_to(app, self._specs)
         app.on_shutdown.append(self._say_goodbye)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * CLOSE_SECONDS)
         async with AsyncExitStack() as stack:
+            if self._journal is not None:
+                await stack.enter_async_context(self._journal)
             await stack.enter_async_context(self._local)
+            stack.push_async_callback(self._background.close)
+            stack.push_async_callback(self._roster.stop)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            try:
-                await web.TCPSite(runner, self.host, self.port).start()
-            except OSError as error:
-                raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
-            self.port = runner.addresses[0][1]
+            await stack.enter_async_context(self._siblings)
+            self._http = runner.server
+            await self._listen(runner)
             self._stack = stack.pop_all()
         return self
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        if self._place is not None and self._place.folder is not None:
+            path = Siblings.path(self._place.folder, self._place.index)
+            path.unlink(missing_ok=True)  # of one before this, which died
+            await web.UnixSite(runner, path).start()
+            return
+        try:
+            await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
+        except OSError as error:
+            raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        self.port = runner.addresses[0][1]
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process accepted."""
+        assert self._http is not None
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(self._http, connection)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return 0 if self._http is None else len(self._http.connections)
 
     async def __aexit__(self, *_: object) -> None:
         """Take leave of every client, close every session and leave no sandbox behind."""
         await self._stack.aclose()
 
+    async def drain(self, seconds: float) -> None:
+        """Take in no more sessions. Returns when those that are open have ended, or after that time."""
+        await self._roster.drain(seconds)
+
     # -- who is calling
 
-    def _caller(self, request: web.Request) -> Principal:
-        """Raises :class:`Refusal` for whoever may not be here."""
-        header = request.headers.get("Authorization")
-        scheme, _, token = (header or "").partition(" ")
-        if header is not None and scheme.lower() != "bearer":
-            raise Refusal(Code.UNAUTHORIZED, f"the server knows no authorization of kind {scheme!r}")
-        if self._token is None:
+    def _caller(self, request: web.Request, *, but: Sequence[Role] = ()) -> Principal:
+        """Raises :class:`Refusal` for whoever may not be here: with no token, or with one of these roles."""
+        token = token_of(request.headers.get("Authorization"))
+        if self._open_to_all:
             self._refuse_web_pages(request)
-        return self._service.principal(None if header is None else token.strip())
+        caller = self._service.principal(token)
+        if caller.role in but:
+            raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.method} {request.path}")
+        return caller
 
     def _refuse_web_pages(self, request: web.Request) -> None:
         """A page of another site may make the browser of this machine call loopback: by its address, which
@@ -164,22 +215,20 @@ class EnvServer:
         if foreign or not is_loopback(name):
             raise Refusal(Code.FORBIDDEN, "without a token only programs on this machine may call")
 
-    def _trainer(self, request: web.Request) -> None:
-        if self._caller(request).role != "trainer":
-            raise Refusal(Code.FORBIDDEN, "an agent may not look at environments")
-
     # -- routes
 
     async def _health(self, request: web.Request) -> web.Response:
-        return _json(Health())
+        if self._roster.draining:
+            return _json(Health(status="draining"), HTTPStatus.SERVICE_UNAVAILABLE)
+        return _json(Health(status="healthy"))
 
     async def _list(self, request: web.Request) -> web.Response:
-        self._trainer(request)
+        self._caller(request, but=["agent"])
         infos = tuple(self._service.describe(spec) for spec in self._specs)
         return _json(EnvList(environments=infos))
 
     async def _show(self, request: web.Request) -> web.Response:
-        self._trainer(request)
+        self._caller(request, but=["agent"])
         return _json(self._info(request.match_info["name"]))
 
     def _info(self, name: str) -> EnvInfo:
@@ -188,6 +237,23 @@ class EnvServer:
                 return self._service.describe(spec)
         raise Refusal(Code.NOT_FOUND, f"no environment {name!r} is served here")
 
+    async def _sessions(self, request: web.Request) -> web.Response:
+        self._caller(request, but=["agent", "grader"])
+        sessions = [held.line() for held in self._roster.held]
+        for answer in await self._siblings.ask(request):
+            sessions += SessionList.model_validate_json(answer.body).sessions
+        return _json(SessionList(sessions=tuple(sessions)))
+
+    async def _close(self, request: web.Request) -> web.Response:
+        self._caller(request, but=["agent", "grader"])
+        name = request.match_info["name"]
+        if not self._roster.knows(name):
+            if any(answer.status == HTTPStatus.NO_CONTENT for answer in await self._siblings.ask(request)):
+                return web.Response(status=HTTPStatus.NO_CONTENT)
+            raise Refusal(Code.UNKNOWN_SESSION, f"there is no session {name!r}")
+        await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         caller = self._caller(request)
         socket = web.WebSocketResponse(
@@ -195,10 +261,16 @@ class EnvServer:
         )
         if not socket.can_prepare(request).ok:
             raise Refusal(Code.INVALID_REQUEST, "this address is for WebSockets")
-        await socket.prepare(request)
-        self._sockets.add(socket)
+        key = request.headers.get(LEASE_HEADER)
+        self._leases.check_room(caller, key)
         try:
-            await Connection(self._service, caller, socket, request.transport).run()
+            await socket.prepare(request)
+        except ConnectionError:
+            return socket  # it left while it was let in
+        self._sockets.add(socket)
+        connection = Connection(self._service, self._leases, self._background, socket, request.transport)
+        try:
+            await connection.run(caller, key)
         finally:
             self._sockets.discard(socket)
         return socket
@@ -209,86 +281,27 @@ class EnvServer:
                 tasks.create_task(socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops"))
 
 
-class Connection:
-    """One client: its requests are read one after another and carried out side by side."""
-
-    def __init__(
-        self,
-        service: Service,
-        caller: Principal,
-        socket: web.WebSocketResponse,
-        transport: asyncio.Transport | None,
-    ) -> None:
-        self._service, self._caller, self._socket, self._transport = service, caller, socket, transport
-        self._owner = Owner()
-        self._pending = 0
-
-    async def run(self) -> None:
-        """Until either side closes; then every session that it opened is closed."""
-        own = self._caller.held
-        name = None if own is None else own.name
-        async with asyncio.TaskGroup() as tasks:
-            try:
-                await self._send(
-                    Welcome(role=self._caller.role, session=name, patience=self._service.patience)
-                )
-                async for message in self._socket:
-                    try:
-                        request = self._read(message)
-                    except Refusal as refusal:
-                        await self._send(FaultReply(id=refusal.request, fault=refusal.fault))
-                    else:
-                        self._pending += 1
-                        tasks.create_task(self._answer(request))
-            finally:
-                await self._service.leave(self._owner)
-
-    def _read(self, message: WSMessage) -> Request:
-        if message.type is not WSMsgType.TEXT:
-            raise Refusal(Code.INVALID_REQUEST, "the frame is not text")
-        request = read_request(message.data)
-        if self._pending >= MAX_PENDING and not isinstance(request, CloseRequest):
-            raise Refusal(Code.BUSY, f"{self._pending} requests of this connection wait", request=request.id)
-        return request
-
-    async def _answer(self, request: Request) -> None:
-        try:
-            reply = await self._service.answer(self._caller, request, self._owner)
-        except Refusal as refusal:
-            reply = FaultReply(id=request.id, fault=refusal.fault)
-        except Exception:
-            logger.exception("A request %s of session %s failed", request.type, request.session)
-            reply = FaultReply(id=request.id, fault=Refusal(Code.INTERNAL, "the server failed").fault)
-        finally:
-            self._pending -= 1
-        await self._send(reply)
-
-    async def _send(self, message: Reply | Welcome) -> None:
-        """Send it, unless the client is gone, which the reader learns as well."""
-        text = message.model_dump_json()
-        if len(text) > MAX_REPLY and not isinstance(message, Welcome):
-            refusal = Refusal(Code.INTERNAL, f"the reply has {len(text):,} characters")
-            text = FaultReply(id=message.id, fault=refusal.fault).model_dump_json()
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._socket.send_str(text)
-        except ConnectionError:
-            return
-        except TimeoutError:
-            logger.warning("A client took in nothing for %g s and is given up", SEND_SECONDS)
-            if self._transport is not None:
-                self._transport.abort()
+def _tokens(token: str | Tokens | None, host: str) -> Tokens:
+    if not isinstance(token, Tokens):
+        token = Tokens.of({} if token is None else {"trainer": token})
+    if not token.roles and not is_loopback(host):
+        raise UsageError(
+            f"host {host!r} can be reached from other machines: set a token (--token, --token-file or "
+            "TURNWISE_TOKEN), or serve on 127.0.0.1"
+        )
+    return token
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host of that name or address."""
+def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        context.load_cert_chain(certificate, key, password="")  # never asks for one
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"certificate {certificate} with key {key}: {error.strerror or error}") from error
+    return context
 
 
-def _json(body: BaseModel, status: int = 200) -> web.Response:
+def _json(body: BaseModel, status: int = HTTPStatus.OK) -> web.Response:
     return web.json_response(text=body.model_dump_json(), status=status)
 
 
@@ -297,7 +310,11 @@ async def _faults_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Refusal as refusal:
-        return _json(refusal.fault, STATUS.get(refusal.fault.code, HTTPStatus.BAD_REQUEST))
+        fault = refusal.fault
+        answer = _json(fault, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
+        if fault.retry_after is not None:
+            answer.headers["Retry-After"] = f"{fault.retry_after:.0f}"
+        return answer
     except web.HTTPClientError as error:
         code = Code.NOT_FOUND if error.status == HTTPStatus.NOT_FOUND else Code.INVALID_REQUEST
         return _json(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)

@@ -1,80 +1,68 @@
-"""The sessions of a server, apart from how they are reached: who may do what to which, and no more of them
-than there are places.
+"""What a server does for its callers, apart from how they reach it: who may do what, and how it is answered.
 
-The trainer may do everything. An agent's token names one session, for as long as that is open, and lets
-its bearer attach to it and step; what it gets is stripped of rewards.
+The trainer may do everything; the others what :mod:`turnwise.envs.tokens` says. What an agent gets is
+stripped of rewards.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
-import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 
 from turnwise.envs.env import describe
 from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.faults import Code, Refusal
-from turnwise.envs.held import Held, Owner, Principal, Scope
-from turnwise.envs.local import LocalEnvs, find_task
+from turnwise.envs.held import Held, Owner, Principal
+from turnwise.envs.journal import Concluded, Restored, Snapped, WasReset, stepped, view_hash
+from turnwise.envs.listing import EnvInfo
+from turnwise.envs.local import find_task
 from turnwise.envs.registry import EnvSpec
-from turnwise.envs.session import EpisodeFailed
-from turnwise.envs.types import SPLITS, AgentView, EpisodeLimits, Task
+from turnwise.envs.roster import Roster
+from turnwise.envs.session import EpisodeFailed, Session
+from turnwise.envs.tokens import MAY, Tokens
+from turnwise.envs.types import SPLITS, EpisodeLimits, Task
 from turnwise.envs.wire import (
-    AttachRequest,
     CloseReply,
-    CloseRequest,
     ConcludeReply,
     ConcludeRequest,
-    EnvInfo,
     ForkReply,
-    ForkRequest,
     OpenRequest,
+    RecordsReply,
     Reply,
     Request,
     ResetReply,
     ResetRequest,
+    RestoreReply,
+    RestoreRequest,
     SessionReply,
+    SnapshotReply,
+    SnapshotRequest,
     StepReply,
     StepRequest,
     TaskByRef,
+    TaskChoice,
     answer_seconds,
 )
 from turnwise.sandbox.contract import SandboxError
-
-logger = logging.getLogger(__name__)
 
 
 class Service:
     """The environments on offer and the sessions that are open."""
 
-    def __init__(
-        self, envs: LocalEnvs, specs: Sequence[EnvSpec], *, token: str | None, sessions: int, patience: float
-    ) -> None:
-        self.specs = tuple(specs)
-        self.patience = patience
-        """Seconds that an ``open`` waits for a free place."""
-        self._envs = envs
-        self._token = token
-        self._places = asyncio.Semaphore(sessions)
-        self._held: dict[str, Held] = {}
-        self._coming: dict[str, Scope] = {}
-        """Names that are being opened."""
-        self._agents: dict[bytes, Held] = {}
-        """The open sessions by the hashes of their agents' tokens."""
+    def __init__(self, roster: Roster, specs: Sequence[EnvSpec], tokens: Tokens) -> None:
+        self.roster, self.specs = roster, tuple(specs)
+        self._tokens = tokens
 
     def principal(self, token: str | None) -> Principal:
         """Who bears a token. Without tokens at all whoever can reach the server is the trainer; a wrong one
         is nobody's all the same. Raises :class:`Refusal`."""
         if token is None:
-            if self._token is None:
+            if not self._tokens.roles:
                 return Principal("trainer")
             raise Refusal(Code.UNAUTHORIZED, "this server needs a token")
-        if self._token is not None and hmac.compare_digest(_bytes(token), self._token.encode()):
-            return Principal("trainer")
-        held = self._agents.get(_hash(token))
+        role = self._tokens.role(token)
+        if role is not None:
+            return Principal(role)
+        held = self.roster.of_agent(token)
         if held is None:
             raise Refusal(Code.UNAUTHORIZED, "the token is not valid, or its session is closed")
         return Principal("agent", held)
@@ -94,8 +82,7 @@ class Service:
 
     async def answer(self, caller: Principal, request: Request, owner: Owner) -> Reply:
         """Carry out a request. Raises :class:`Refusal`."""
-        if caller.held is not None:
-            _permit(caller.held, request)
+        _permit(caller, request)
         try:
             return await self._answer(caller, request, owner)
         except EpisodeFailed as failure:
@@ -106,57 +93,45 @@ class Service:
             raise Refusal(Code.USAGE, str(mistake)) from mistake
 
     async def _answer(self, caller: Principal, request: Request, owner: Owner) -> Reply:
-        match request:
-            case OpenRequest():
-                held = await self._open(request, owner)
-                return SessionReply(id=request.id, info=held.info(caller))
-            case CloseRequest():
-                await self.close(request.session)
-                return CloseReply(id=request.id)
-        held = self._find(request.session)
-        seconds = answer_seconds(request, held.session.limits, self.patience)
-        match request:
-            case AttachRequest():
-                return SessionReply(id=request.id, info=held.info(caller))
-            case ForkRequest():
-                twins = await self._fork(held, request, seconds, owner)
-                return ForkReply(id=request.id, twins=tuple(twin.info(caller) for twin in twins))
-            case ResetRequest():
-                return ResetReply(id=request.id, view=await self._reset(held, seconds))
+        # By the tag, the commonest first: an isinstance that fails costs more with pydantic's models.
+        if request.type == "step":
+            return await self._step(caller, request)
+        if request.type == "open":
+            held = await self._open(request, owner)
+            return SessionReply(id=request.id, info=held.info(caller))
+        if request.type == "close":
+            await self.roster.close(request.session)
+            return CloseReply(id=request.id)
+        held = self.roster.find(request.session)
+        if request.type == "attach":
+            return SessionReply(id=request.id, info=held.info(caller))
+        if request.type == "records":
+            return RecordsReply(id=request.id, records=tuple(held.records))
+        seconds = self._seconds(held, request)
+        if request.type == "fork":
+            twins = await self.roster.fork(held, request.twins, owner, seconds)
+            return ForkReply(id=request.id, twins=tuple(twin.info(caller) for twin in twins))
         async with held.alone(seconds) as session:
-            held.check_going()
-            if isinstance(request, ConcludeRequest):
-                error = await session.conclude(request.end, request.error)
-                assert session.end is not None
-                return ConcludeReply(id=request.id, end=session.end, score=session.score, error=error)
-            step = await session.step(request.action)
-        held.view = step.view
-        if caller.role == "agent":
-            step = step.model_copy(update={"record": None})
-        return StepReply(id=request.id, step=step)
+            if request.type == "reset":
+                return await self._reset(held, session, request)
+            if request.type == "conclude":
+                return await self._conclude(held, session, request)
+            if request.type == "snapshot":
+                return await self._snapshot(held, session, request)
+            return await self._restore(held, session, request)
 
-    async def _reset(self, held: Held, seconds: float) -> AgentView:
-        async with held.alone(seconds) as session:
-            if held.view is not None or session.end is not None:
-                raise Refusal(Code.WRONG_ORDER, "the session was reset before")
-            held.view = await session.reset()
-        return held.view
+    def _seconds(self, held: Held, request: Request) -> float:
+        return answer_seconds(request, held.session.limits, self.roster.patience)
 
-    # -- opening and closing
+    # -- opening
 
     async def _open(self, request: OpenRequest, owner: Owner) -> Held:
-        scope = Scope(answer_seconds(request, EpisodeLimits(), self.patience))
-        with self._reserve([request.session], scope, owner):
-            async with scope:
-                spec = self._offered(request.env)
-                task = await self._task(spec, request)
-                await self._wait_for_place()
-            try:
-                session = self._envs.session(spec, task=task)
-            except BaseException:
-                self._places.release()
-                raise
-            return self._hold(Held(request.session, spec, session, owner))
+        async def find() -> tuple[EnvSpec, Task]:
+            spec = self._offered(request.env)
+            return spec, await self.task(spec, request.task)
+
+        seconds = answer_seconds(request, EpisodeLimits(), self.roster.patience)
+        return await self.roster.open(request.session, owner, seconds, find, request.instead)
 
     def _offered(self, asked: EnvSpec) -> EnvSpec:
         """The environment that was asked for; one offered with options is offered with those alone."""
@@ -165,8 +140,9 @@ class Service:
                 return asked
         raise unknown("environment on this server", str(asked), map(str, self.specs))
 
-    async def _task(self, spec: EnvSpec, request: OpenRequest) -> Task:
-        env, choice = spec.make(), request.task
+    async def task(self, spec: EnvSpec, choice: TaskChoice) -> Task:
+        """The task that is meant. Raises ``UsageError`` where there is none."""
+        env = spec.make()
         if not isinstance(choice, TaskByRef):
             return env.task_set(choice.split).nth(choice.seed)
         task = await find_task(env, choice.ref)
@@ -174,114 +150,64 @@ class Service:
             raise UsageError(f"task {task.id!r} reads differently on the server: another version of {spec}?")
         return task.model_copy(update={"public": choice.public})
 
-    async def _wait_for_place(self) -> None:
-        try:
-            async with asyncio.timeout(self.patience):
-                await self._places.acquire()
-        except TimeoutError:
-            raise Refusal(Code.BUSY, f"no place came free within {self.patience:g} s") from None
+    # -- one call of one session, which has it to itself
 
-    async def _fork(self, held: Held, request: ForkRequest, seconds: float, owner: Owner) -> list[Held]:
-        scope = Scope(seconds)
-        with self._reserve(request.twins, scope, owner):
-            async with held.alone(seconds) as session, scope:
-                held.check_going()
-                async with self._free_places(len(request.twins)):
-                    sessions = await session.fork(len(request.twins))
-            twins = [
-                Held(name, held.spec, twin, owner) for name, twin in zip(request.twins, sessions, strict=True)
-            ]
-            for twin in twins:
-                twin.view = held.view
-                self._hold(twin)
-        return twins
+    async def _step(self, caller: Principal, request: StepRequest) -> StepReply:
+        held = self.roster.find(request.session)
+        async with held.alone(self._seconds(held, request)) as session:
+            held.check_going()
+            step = await session.step(request.action)
+            assert step.record is not None
+            held.view = step.view
+            held.records.append(step.record)
+            if held.log is not None:
+                held.log.write(stepped(request.action, step))
+        if caller.role == "agent":
+            step = step.model_copy(update={"record": None})
+        return StepReply(id=request.id, step=step)
 
-    @asynccontextmanager
-    async def _free_places(self, count: int) -> AsyncIterator[None]:
-        """Places for forks, at once or not at all: two that hold some and wait for more wait forever."""
-        taken = 0
-        try:
-            while taken < count:
-                if self._places.locked():
-                    raise Refusal(Code.BUSY, f"{count} places are needed, {taken} are free")
-                await self._places.acquire()
-                taken += 1
-            yield
-        except BaseException:
-            for _ in range(taken):
-                self._places.release()
-            raise
+    async def _reset(self, held: Held, session: Session, request: ResetRequest) -> ResetReply:
+        if held.view is not None or session.end is not None:
+            raise Refusal(Code.WRONG_ORDER, "the session was reset before")
+        held.view = await session.reset()
+        if held.log is not None:
+            held.log.write(WasReset(view=view_hash(held.view)))
+        return ResetReply(id=request.id, view=held.view)
 
-    @contextmanager
-    def _reserve(self, names: Sequence[str], scope: Scope, owner: Owner) -> Iterator[None]:
-        """Names of sessions to come, which closing one of them calls off."""
-        if owner.gone:
-            raise Refusal(Code.CLOSED, "the connection is closed")
-        taken = self._held.keys() | self._coming.keys()
-        if len(set(names)) < len(names) or not taken.isdisjoint(names):
-            raise Refusal(Code.DUPLICATE_SESSION, f"there is a session of that name: {', '.join(names)}")
-        self._coming.update(dict.fromkeys(names, scope))
-        owner.names.update(names)
-        try:
-            yield
-        finally:
-            for name in names:
-                del self._coming[name]
-                if name not in self._held:
-                    owner.names.discard(name)
+    async def _conclude(self, held: Held, session: Session, request: ConcludeRequest) -> ConcludeReply:
+        held.check_going()
+        error = await session.conclude(request.end, request.error)
+        end, score = session.end, session.score
+        assert end is not None
+        if held.log is not None:
+            asked = Concluded(asked=request.end, error=request.error, end=end, score=score)
+            held.log.write(asked)
+        return ConcludeReply(id=request.id, end=end, score=score, error=error)
 
-    def _hold(self, held: Held) -> Held:
-        self._held[held.name] = held
-        self._agents[_hash(held.agent_token)] = held
-        return held
+    async def _snapshot(self, held: Held, session: Session, request: SnapshotRequest) -> SnapshotReply:
+        held.check_going()
+        await session.snapshot(request.name)
+        held.save(request.name)
+        if held.log is not None:
+            held.log.write(Snapped(name=request.name))
+        return SnapshotReply(id=request.id)
 
-    def _find(self, name: str) -> Held:
-        if name not in self._held:
-            raise Refusal(Code.UNKNOWN_SESSION, f"there is no session {name!r}")
-        return self._held[name]
-
-    async def close(self, name: str) -> None:
-        """Close a session, whatever it is doing. Closing twice is harmless."""
-        if name in self._coming:
-            await self._coming[name].call_off()
-        held = self._held.pop(name, None)
-        if held is None:
-            return
-        held.owner.names.discard(name)
-        del self._agents[_hash(held.agent_token)]
-        try:
-            await held.close()
-        finally:
-            self._places.release()
-
-    async def leave(self, owner: Owner) -> None:
-        """Close what a connection opened or is opening."""
-        owner.gone = True
-        async with asyncio.TaskGroup() as tasks:
-            for name in tuple(owner.names):
-                tasks.create_task(self._abandon(name))
-
-    async def _abandon(self, name: str) -> None:
-        """Close a session; one that cannot be closed does not keep the others."""
-        try:
-            await self.close(name)
-        except (Refusal, SandboxError, OSError):
-            logger.exception("A session could not be closed")
+    async def _restore(self, held: Held, session: Session, request: RestoreRequest) -> RestoreReply:
+        await session.restore(request.name)
+        held.go_back(request.name)
+        if held.log is not None:
+            held.log.write(Restored(name=request.name))
+        return RestoreReply(id=request.id, turn=session.turn, reached=session.reached)
 
 
-def _permit(own: Held, request: Request) -> None:
-    """Raises :class:`Refusal` for what an agent may not do."""
-    if not isinstance(request, AttachRequest | StepRequest):
-        raise Refusal(Code.FORBIDDEN, f"an agent may not {request.type}")
-    if request.session != own.name:
+def _permit(caller: Principal, request: Request) -> None:
+    """Raises :class:`Refusal` for what a caller may not do."""
+    if caller.role == "trainer":
+        return
+    if request.type not in MAY[caller.role]:
+        raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.type}")
+    own = caller.held
+    if own is not None and request.session != own.name:
         raise Refusal(Code.FORBIDDEN, "an agent has no session but its own")
-    if own.closed:
+    if own is not None and own.closed:
         raise Refusal(Code.UNKNOWN_SESSION, "the session was closed")
-
-
-def _bytes(token: str) -> bytes:
-    return token.encode(errors="surrogateescape")  # as a header that is no UTF-8 was read
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(_bytes(token)).digest()

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from turnwise.envs.env import OUTCOME, VALIDITY, Env, describe
+from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.source import SandboxSource
 from turnwise.envs.tool import ToolError
 from turnwise.envs.types import (
@@ -34,9 +36,15 @@ from turnwise.envs.types import (
     ToolCall,
     text,
 )
-from turnwise.sandbox.contract import LimitExceeded, SandboxError
+from turnwise.envs.within import Overdue, within
+from turnwise.sandbox.contract import LimitExceeded, SandboxError, Snapshot
 
 Result = TypeVar("Result")
+
+VALID = RewardTerm(channel=VALIDITY, level=1, value=1.0)
+INVALID = RewardTerm(channel=VALIDITY, level=1, value=0.0)
+SNAPSHOTS = 16
+"""What one session may keep at once."""
 
 
 class EpisodeFailed(Exception):
@@ -54,6 +62,17 @@ class OutOfTime(Exception):
         super().__init__(f"took longer than {seconds:g} s")
         self.over = over
         """It was the whole episode's time that ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A session as it stood once."""
+
+    env: Env
+    files: Snapshot | None
+    """Those of its sandbox, where it has one."""
+    turn: int
+    reached: dict[str, int]
 
 
 def classify(error: Exception) -> EndReason:
@@ -77,6 +96,7 @@ class Session:
         self.reached: dict[str, int] = {}
         """Milestones reached, with the turn."""
         self._sandboxes = sandboxes
+        self._snapshots: dict[str, Saved] = {}
         self._deadline: float | None = None
         self._was_reset = False
         self._running = False
@@ -117,7 +137,7 @@ class Session:
             started = time.perf_counter()
             try:
                 view, valid, end, error = await self._act(action)
-                reached, terms, digest = await self._observe(valid)
+                reached, terms, digest = await within(self.limits.tool_seconds, self._observe(valid))
             except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
                 view, valid, reached, terms, digest = text(""), False, (), (), ""
                 end, error = classify(failure), f"{type(failure).__name__}: {failure}"
@@ -184,9 +204,51 @@ class Session:
         twin._was_reset, twin._deadline = True, self._deadline
         return twin
 
+    async def snapshot(self, name: str) -> None:
+        """Keep how the session stands, to go back to; what had the name before is dropped.
+
+        Processes in the sandbox end. The session keeps up to :data:`SNAPSHOTS`, until it is closed; its
+        forks begin without. Raises ``UsageError`` for one too many, and what :meth:`fork` does.
+        """
+        if name not in self._snapshots and len(self._snapshots) >= SNAPSHOTS:
+            raise UsageError(f"snapshot {name!r}: the session has {SNAPSHOTS} already; take the name of one")
+        with self._alone():
+            env, boxed = self.env.copy(), "sandbox" in vars(self.env)
+            files = await self.env.sandbox.snapshot() if boxed else None
+            before = self._snapshots.pop(name, None)
+            self._snapshots[name] = Saved(env, files, self.turn, dict(self.reached))
+            await self._drop(before)
+
+    async def restore(self, name: str) -> None:
+        """Go back to a snapshot, also after the end; the episode's time goes on.
+
+        Raises ``UsageError`` for a name that has none and ``RuntimeError`` while a step runs; where it
+        fails otherwise, the episode ends as ``infra_error``.
+        """
+        if name not in self._snapshots:
+            raise unknown("snapshot", name, self._snapshots)
+        self.end, self.score, ended = None, None, (self.end, self.score)
+        try:
+            with self._alone():
+                await self._go_back(self._snapshots[name])
+        except RuntimeError:
+            self.end, self.score = ended
+            raise
+
+    async def _go_back(self, saved: Saved) -> None:
+        env = saved.env.copy()
+        if saved.files is not None:
+            self.end = EndReason.INFRA_ERROR  # unless all of it succeeds
+            await self.env.sandbox.restore(saved.files)
+        self.env, self.turn, self.reached, self.end = env, saved.turn, dict(saved.reached), None
+
+    async def _drop(self, saved: Saved | None) -> None:
+        if saved is not None and saved.files is not None and self._sandboxes is not None:
+            await self._sandboxes.drop(saved.files)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One step or fork at a time, between the reset and the end."""
+        """One call at a time, between the reset and the end."""
         if not self._was_reset:
             raise RuntimeError("reset the session before its first step")
         if self.end is not None:
@@ -202,8 +264,13 @@ class Session:
     async def close(self) -> None:
         """Give the sandbox back. Closing twice is harmless."""
         sandbox = self.env.__dict__.pop("sandbox", None)
-        if sandbox is not None and self._sandboxes is not None:
-            await self._sandboxes.release(sandbox)
+        snapshots, self._snapshots = self._snapshots, {}
+        try:
+            for saved in snapshots.values():
+                await self._drop(saved)
+        finally:
+            if sandbox is not None and self._sandboxes is not None:
+                await self._sandboxes.release(sandbox)
 
     async def __aenter__(self) -> Self:
         return self
@@ -257,34 +324,28 @@ class Session:
                     return _join(views), valid, EndReason.SUBMITTED, ""
         return _join(views), valid, None, ""
 
-    async def _bounded(self, work: Awaitable[Result]) -> Result:
-        """Do it within a tool's time and what is left of the episode's. Raises :class:`OutOfTime`; a
-        ``TimeoutError`` of the environment's own stays one."""
+    async def _bounded(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do it within a tool's time and what is left of the episode's. Raises :class:`OutOfTime`."""
         assert self._deadline is not None
         left = max(self._deadline - time.monotonic(), 0.0)
         seconds = min(self.limits.tool_seconds, left)
         try:
-            async with asyncio.timeout(seconds) as clock:
-                return await work
-        except TimeoutError:
-            if not clock.expired():
-                raise
+            return await within(seconds, work)
+        except Overdue:
             raise OutOfTime(seconds, over=seconds == left) from None
 
     async def _observe(self, valid: bool) -> tuple[tuple[str, ...], tuple[RewardTerm, ...], str]:
         """Milestones, rewards and digest of the state as the turn left it."""
         interface, reached = self.env.interface, []
-        terms = [RewardTerm(channel=VALIDITY, level=1, value=float(valid))]
-        async with asyncio.timeout(self.limits.tool_seconds):
-            for milestone in interface.milestones:
-                if milestone.name not in self.reached and await milestone(self.env):
-                    self.reached[milestone.name] = self.turn
-                    reached.append(milestone.name)
-            for reward in interface.rewards:
-                value = await reward(self.env)
-                terms.append(RewardTerm(channel=reward.name, level=reward.level, value=value))
-            digest = await self.env.digest()
-        return tuple(reached), tuple(terms), digest
+        terms = [VALID if valid else INVALID]
+        for milestone in interface.milestones:
+            if milestone.name not in self.reached and await milestone(self.env):
+                self.reached[milestone.name] = self.turn
+                reached.append(milestone.name)
+        for reward in interface.rewards:
+            value = await reward(self.env)
+            terms.append(RewardTerm(channel=reward.name, level=reward.level, value=value))
+        return tuple(reached), tuple(terms), await self.env.digest()
 
     def _cut(self, view: AgentView) -> AgentView:
         """Cut long text in the middle, and say so."""

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from turnwise.sandbox.contract import Sandbox, SandboxSpec
+from turnwise.sandbox.contract import Sandbox, SandboxSpec, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class SandboxSource(Protocol):
 
     async def release(self, sandbox: Sandbox) -> None:
         """Take one back."""
+        ...
+
+    async def drop(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot of a sandbox."""
         ...
 
     def lease(

@@ -255,4 +255,16 @@ class Step(Model):
         return self.end is not None
 
 
+class SandboxRecord(Model):
+    """What episodes ran in, as results keep it."""
+
+    backend: str
+    image: str | None = None
+    """The names of the image they stood on, or the path of a root that is none of the store's."""
+    digest: str | None = None
+    """Of what was in that image."""
+    network: tuple[str, ...] = ()
+    """Hosts they could reach."""
+
+
 JsonSchema: TypeAlias = dict[str, Any]

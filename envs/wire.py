@@ -1,9 +1,14 @@
 """What an environment server and its clients say to each other, protocol version 1.
 
-A connection is one WebSocket at ``/turnwise/v1`` with a JSON object per text frame. The server speaks
-first: a :class:`Welcome`. Then each :class:`Request` gets one :class:`Reply` with its ``id``; replies come
-as they are ready, in any order, so that one connection carries many sessions. Sessions are named by
-who opens them, so that one can be closed before it is known to be open.
+A connection is one WebSocket at ``/turnwise/v1`` with JSON objects in text frames, one or several of them a
+frame, a line each. The server speaks first: a :class:`Welcome`. Then each :class:`Request` gets one
+:class:`Reply` with its ``id``; replies come as they are ready, in any order, so that one connection carries
+many sessions. Sessions are named by who opens them, so that one can be closed before it is known to be
+open.
+
+A client whose connection drops connects again with the header :data:`LEASE_HEADER` and sends what was not
+answered once more, byte for byte: within one session an id stands for one request, which is carried out
+once. Ids of a session grow.
 
 What never crosses the wire: a task's secret half, and towards an agent anything of the trainer's.
 """
@@ -15,7 +20,6 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Fault, Refusal
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.types import (
@@ -23,20 +27,22 @@ from turnwise.envs.types import (
     AgentView,
     EndReason,
     EpisodeLimits,
-    JsonSchema,
     Model,
-    Split,
     Step,
+    StepRecord,
     TaskPublic,
     TaskRef,
-    ToolSpec,
 )
 
 PROTOCOL: Literal[1] = 1
 """Change it, and the path with it, when an old client can no longer talk to a new server."""
 PATH = f"/turnwise/v{PROTOCOL}"
-HEARTBEAT = 40.0
-"""Seconds between pings, either way; a peer that is silent for half of it more is gone."""
+LEASE_HEADER = "Turnwise-Lease"
+WORKER_HEADER = "Turnwise-Worker"
+"""The number of the worker that a client wants."""
+HEARTBEAT = 20.0
+"""Seconds between pings, either way; a peer that is silent for half of it more is gone. Short enough that
+a client notices well within a lease."""
 
 SANDBOX_SECONDS = 600.0
 """How long a reset may wait for its sandbox."""
@@ -46,6 +52,7 @@ GRACE_SECONDS = 30.0
 
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 MessageId = Annotated[int, Field(ge=0, lt=1 << 53)]
+Role = Literal["trainer", "agent", "grader", "admin"]
 
 
 # ---------------------------------------------------------------- requests
@@ -79,11 +86,12 @@ class SessionRequest(Model):
 
 
 class OpenRequest(SessionRequest):
-    """Open a session of one task. Waits for a free place."""
+    """Open a session of one task. Waits for a free place, or takes that of a session, which it closes."""
 
     type: Literal["open"] = "open"
     env: EnvSpec
     task: TaskChoice
+    instead: SessionId | None = None
 
 
 class AttachRequest(SessionRequest):
@@ -120,6 +128,26 @@ class ForkRequest(SessionRequest):
     twins: tuple[SessionId, ...]
 
 
+class SnapshotRequest(SessionRequest):
+    """Keep how the session stands under a name, in place of what had that name."""
+
+    type: Literal["snapshot"] = "snapshot"
+    name: SessionId
+
+
+class RestoreRequest(SessionRequest):
+    """Go back to a snapshot, also after the end."""
+
+    type: Literal["restore"] = "restore"
+    name: SessionId
+
+
+class RecordsRequest(SessionRequest):
+    """Learn what the turns so far were worth."""
+
+    type: Literal["records"] = "records"
+
+
 class CloseRequest(SessionRequest):
     """Give up a session, whatever it is doing; it may be still opening."""
 
@@ -127,7 +155,16 @@ class CloseRequest(SessionRequest):
 
 
 Request: TypeAlias = Annotated[
-    OpenRequest | AttachRequest | ResetRequest | StepRequest | ConcludeRequest | ForkRequest | CloseRequest,
+    OpenRequest
+    | AttachRequest
+    | ResetRequest
+    | StepRequest
+    | ConcludeRequest
+    | ForkRequest
+    | SnapshotRequest
+    | RestoreRequest
+    | RecordsRequest
+    | CloseRequest,
     Field(discriminator="type"),
 ]
 
@@ -158,11 +195,18 @@ class Welcome(Model):
 
     type: Literal["welcome"] = "welcome"
     protocol: Literal[1] = PROTOCOL
-    role: Literal["trainer", "agent"]
+    role: Role
     session: SessionId | None = None
     """The agent's one session."""
     patience: float
     """Seconds that an ``open`` waits for a free place."""
+    lease: str = Field(repr=False)
+    """The key to come back with; another than the client came with where that lease is over."""
+    lease_seconds: float
+    """How long the client may stay away."""
+    worker: int
+    """Which of the server's processes this is; sessions are known to the one that opened them."""
+    workers: int
 
 
 class SessionReply(Model):
@@ -207,6 +251,31 @@ class ForkReply(Model):
     twins: tuple[SessionInfo, ...]
 
 
+class SnapshotReply(Model):
+    """Answers ``snapshot``."""
+
+    type: Literal["snapshot"] = "snapshot"
+    id: MessageId
+
+
+class RestoreReply(Model):
+    """Answers ``restore``."""
+
+    type: Literal["restored"] = "restored"
+    id: MessageId
+    turn: int
+    reached: dict[str, int]
+    """Milestones, with their turns."""
+
+
+class RecordsReply(Model):
+    """Answers ``records``."""
+
+    type: Literal["records"] = "records"
+    id: MessageId
+    records: tuple[StepRecord, ...]
+
+
 class CloseReply(Model):
     """Answers ``close``."""
 
@@ -223,49 +292,21 @@ class FaultReply(Model):
 
 
 Reply: TypeAlias = Annotated[
-    SessionReply | ResetReply | StepReply | ConcludeReply | ForkReply | CloseReply | FaultReply,
+    SessionReply
+    | ResetReply
+    | StepReply
+    | ConcludeReply
+    | ForkReply
+    | SnapshotReply
+    | RestoreReply
+    | RecordsReply
+    | CloseReply
+    | FaultReply,
     Field(discriminator="type"),
 ]
 
 
-# ---------------------------------------------------------------- over HTTP
-
-
-class EnvInfo(Model):
-    """What an environment is like."""
-
-    name: str
-    guide: str
-    tools: tuple[ToolSpec, ...]
-    milestones: tuple[str, ...]
-    channels: dict[str, int]
-    """Reward channels with their levels."""
-    options: JsonSchema
-    splits: dict[Split, int]
-    """Tasks in each."""
-
-
-class EnvList(Model):
-    """What a server offers."""
-
-    protocol: Literal[1] = PROTOCOL
-    environments: tuple[EnvInfo, ...]
-
-
-class Health(Model):
-    """That the server is up."""
-
-    status: Literal["healthy"] = "healthy"
-
-
-# ---------------------------------------------------------------- tokens and frames
-
-
-def check_token(token: str) -> str:
-    """A token that a header can carry. Raises ``UsageError``, without showing it, for any other."""
-    if not token.isascii() or not token.isprintable() or token.split() != [token]:
-        raise UsageError("token: must be ASCII characters without spaces or line ends, at least one")
-    return token
+# ---------------------------------------------------------------- frames
 
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
@@ -301,17 +342,16 @@ def read_reply(frame: str | bytes) -> Reply:
 
 def answer_seconds(request: Request, limits: EpisodeLimits, patience: float) -> float:
     """The seconds within which the server answers a request, in a session of these limits."""
-    match request:
-        case OpenRequest():
-            own = patience
-        case ResetRequest():
-            own = SANDBOX_SECONDS + limits.seconds
-        case StepRequest():
-            own = limits.seconds + 2 * limits.tool_seconds
-        case ConcludeRequest():
-            own = limits.tool_seconds
-        case ForkRequest():
-            own = FORK_SECONDS
-        case _:
-            own = 0.0
+    if request.type == "step":
+        own = limits.seconds + 2 * limits.tool_seconds
+    elif request.type == "open":
+        own = patience
+    elif request.type == "reset":
+        own = SANDBOX_SECONDS + limits.seconds
+    elif request.type == "conclude":
+        own = limits.tool_seconds
+    elif request.type in ("fork", "snapshot", "restore"):
+        own = FORK_SECONDS
+    else:
+        own = 0.0
     return own + GRACE_SECONDS

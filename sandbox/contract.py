@@ -1,6 +1,7 @@
 """The contract every sandbox backend keeps: what it offers, what it returns and what it raises.
 
-A sandbox is one episode's private machine: files, processes and no network. A backend makes them,
+A sandbox is one episode's private machine: files, processes and no network, or hosts of an allow-list
+through a proxy (:mod:`turnwise.sandbox.egress`). A backend makes them,
 from nothing or from a snapshot, and owns every kernel object they need, so that closing the backend
 (or killing its process) leaves nothing behind.
 
@@ -23,6 +24,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
+
+from turnwise.sandbox.egress.allowed import AllowList
 
 MiB = 1 << 20
 
@@ -75,6 +78,13 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     root: Path | None = None
     """An extracted root file system to run on; None is the host's ``/usr``, read-only."""
+    network: tuple[str, ...] = ()
+    """Hosts that may be reached over HTTP and TLS, through a proxy that commands are told of: ``host``
+    and ``*.domain`` (ports 80 and 443), or either with ``:port``. None of them: the network is off.
+    Raises ``ValueError`` for what is none of these."""
+
+    def __post_init__(self) -> None:
+        AllowList(self.network)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,11 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # how long an example takes depends on the machine
 settings.load_profile("untimed")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=2000, help="Requests of each fuzz test, for a long run.")
+
+
 Call = tuple[Any, ...]
 """The positional arguments of a call, ``self`` first where it is a method."""
 

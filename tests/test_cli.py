@@ -107,6 +107,14 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         ("recipes show quickstrat", ("'quickstrat'", "did you mean 'quickstart'")),
         ("show absent", ("'absent'",)),
         ("export absent", ("'absent'",)),
+        ("images biuld x", ("'biuld'", "did you mean 'build'", "remove")),
+        ("images build tools", ("--from", "--apt", "--host")),
+        ("images build tools --host --apt git", ("name one source",)),
+        ("images build Tools --host", ("'Tools'", "lower-case")),
+        ("images build tools --apt python3,,git", ("''", "no package")),
+        ("images build tools --from absent", ("'absent'", "Dockerfile")),
+        ("images show tools", ("'tools'", "turnwise images build tools")),
+        ("images remove tools", ("'tools'", "turnwise images build tools")),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_with_the_value_and_a_remedy(
@@ -117,6 +125,7 @@ def test_bad_input_is_one_line_with_the_value_and_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TURNWISE_IMAGES", "images")
     line = refused(capsys, *words.split())
     assert [part for part in parts if part not in line] == []
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,12 @@ import pytest
 
 from turnwise import connect
 from turnwise.cli import run
+from turnwise.envs.client import RemoteEnvs
+from turnwise.envs.faults import Code
+from turnwise.envs.journal import read_journal
+from turnwise.envs.link import ServerFailed
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.types import Action, Step
+from turnwise.envs.types import Action, Step, call
 from turnwise.sandbox.backends import probes
 
 BACKENDS = [probe.backend for probe in probes() if probe.available]
@@ -87,7 +91,7 @@ def timeless(step: Step) -> Step:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(number: int) -> None:
     actions, expected = await demonstrate(seed=4)
-    async with served("--backend", BACKENDS[0]) as (process, line):
+    async with served("--backend", BACKENDS[0], "--drain", "0.1") as (process, line):
         assert DESK in line
         assert TOKEN not in line
         url = line.split(" at ")[1].split(";")[0]
@@ -106,6 +110,53 @@ async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(nu
         assert not alive(below)
 
 
+async def test_what_was_acknowledged_before_a_kill_is_in_the_journal_and_comes_out_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    actions, _ = await demonstrate(seed=4)
+    words = ("--backend", BACKENDS[0], "--journal", str(tmp_path), "--lease", "0")
+    async with served(*words) as (process, line):
+        url = line.split(" at ")[1].split(";")[0]
+        async with connect(url, token=TOKEN) as envs, envs.open(DESK, seed=4) as env:
+            await env.reset()
+            for action in actions[:-1]:
+                await env.step(action)
+            process.kill()
+            with pytest.raises(ServerFailed):
+                await env.step(actions[-1])
+    name = env.info.session
+    assert len(read_journal(tmp_path, name)) == len(actions) + 1
+    words = ("replay", name, "--journal", str(tmp_path), "--backend", BACKENDS[0])
+    assert await asyncio.to_thread(run, words) == 0
+    assert f"{len(actions)} calls came out as the journal says" in capsys.readouterr().out
+
+
+async def until_refused(envs: RemoteEnvs) -> ServerFailed:
+    """Open sessions until the server takes in no more."""
+    while True:
+        try:
+            async with envs.open(DESK):
+                pass
+        except ServerFailed as refused:
+            return refused
+
+
+async def test_sigterm_lets_sessions_end_and_a_second_one_does_not_wait() -> None:
+    for patient in (True, False):
+        async with served("--backend", BACKENDS[0], "--drain", "500") as (process, line):
+            url = line.split(" at ")[1].split(";")[0]
+            async with connect(url, token=TOKEN) as envs, envs.open(DESK, seed=4) as env:
+                await env.reset()
+                process.terminate()
+                refused = await until_refused(envs)
+                assert (refused.code, refused.retry_after) == (Code.DRAINING, 5.0)
+                assert (await env.step(call("check"))).done is False
+                if not patient:
+                    process.terminate()
+                    await process.wait()
+            assert await process.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -113,6 +164,9 @@ async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(nu
         ([DESK, "--host", "0.0.0.0"], "TURNWISE_TOKEN"),
         ([DESK, "--host", "0.0.0.0", "--token", ""], "token"),
         ([DESK, "--sessions", "0"], "sessions=0"),
+        ([DESK, "--token-file", "absent"], "absent"),
+        ([DESK, "--tls-cert", "cert.pem"], "--tls-key"),
+        ([DESK, "--tls-cert", "absent.pem", "--tls-key", "absent.pem"], "absent.pem"),
         ([DESK, "--backend", "dcoker"], "namespaces"),
         ([], "ENV"),
     ],

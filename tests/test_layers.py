@@ -30,13 +30,27 @@ OPTIONAL = (
     "playwright",
     "wandb",
     "mlflow",
+    "gymnasium",
+    "mcp",
+    "mcp_types",
+    "starlette",
+    "uvicorn",
+    "inspect_ai",
 )
 """Packages that come with an extra only."""
 
 NEEDS_EXTRA = (
     "turnwise.agents.torch",
     "turnwise.agents.torch_policy",
+    "turnwise.envs.adapters.gym",
+    "turnwise.envs.adapters.mcp_server",
+    "turnwise.envs.adapters.mcp_serving",
+    "turnwise.envs.connection",
+    "turnwise.envs.front",
     "turnwise.envs.server",
+    "turnwise.envs.siblings",
+    "turnwise.envs.worker",
+    "turnwise.sandbox.inspect_provider",
     "turnwise.trainer.batch",
     "turnwise.trainer.begin",
     "turnwise.trainer.checkpoint",

@@ -24,7 +24,7 @@ from typing import Self
 from pydantic import Field
 
 from turnwise.envs.errors import UsageError
-from turnwise.envs.types import Model
+from turnwise.envs.types import Model, SandboxRecord
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.table import TurnTable
 
@@ -61,6 +61,8 @@ class Summary(Model):
     """Of the training process."""
     stopped: str
     """Why it ended: ``finished``, or a guard's reason."""
+    sandbox: SandboxRecord | None = None
+    """What its episodes ran in: the backend, and the image with its digest."""
 
 
 @dataclass(frozen=True, slots=True)

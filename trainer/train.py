@@ -296,4 +296,5 @@ class TrainingLoop:
             wall_seconds=wall,
             peak_rss_mb=run_folder.peak_rss_mb(),
             stopped=stopped,
+            sandbox=result.sandbox,
         )

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from turnwise.agents.metrics import Evaluation, failure_classes, rates
 from turnwise.agents.trajectory import Episode, Turn
-from turnwise.envs.types import AgentView, TextBlock
+from turnwise.envs.types import AgentView, SandboxRecord, TextBlock
 from turnwise.trainer.tracker import Row
 from turnwise.viewer.charts import scale_of, shade
 from turnwise.viewer.episodes import Pick
@@ -127,9 +127,16 @@ def evaluation_table(result: Evaluation, k: int) -> RenderableType:
         ("ends", told(ends) or "–"),
         ("left out", told(result.excluded) or "none"),
         ("task set", result.task_hash),
+        *([("sandbox", sandbox_line(result.sandbox))] if result.sandbox is not None else []),
         ("time", duration(result.seconds)),
     ]
     return pairs(lines)
+
+
+def sandbox_line(record: SandboxRecord) -> str:
+    """What episodes ran in."""
+    digest = "" if record.digest is None else f" ({record.digest[:12]})"
+    return record.backend if record.image is None else f"{record.backend}, image {record.image}{digest}"
 
 
 def told(counts: dict[str, int]) -> str:

@@ -50,7 +50,7 @@ class ImageRepository(Model):
     kind: Literal["image"] = "image"
     image: str
     root: str
-    """The folder that the image was extracted to."""
+    """Its extracted root file system."""
     at: str = "/testbed"
     setup: str = ""
     """Shell commands before each run, such as those that activate an environment."""

@@ -1,7 +1,7 @@
 """``swe/tasks``: repairs from a file, a folder or a data set of the user's own.
 
 ``swe/tasks?path=tasks/`` reads folders, ``swe/tasks?path=rows.jsonl&repositories=checkouts`` rows whose
-repositories are folders, with ``images=FOLDER`` extracted images.
+repositories are folders; others are looked for in the store of images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class TasksOptions(Model):
     repositories: str | None = Field(
         default=None, description="a folder with the files of each row's base commit, by the row's id"
     )
-    images: str | None = Field(default=None, description="a folder with extracted images, by their names")
 
 
 @register
@@ -55,9 +54,9 @@ class SweTasks(SweEnv):
         return TaskSet(checked, len(listed), make)
 
     def _places(self) -> Places:
-        folders = (self.options.repositories, self.options.images)
-        found = [None if folder is None else Path(folder) for folder in folders]
-        for folder in found:
-            if folder is not None and not folder.is_dir():
-                raise UsageError(f"swe/tasks: {str(folder)!r} is no folder")
-        return Places(*found)
+        if self.options.repositories is None:
+            return Places()
+        folder = Path(self.options.repositories)
+        if not folder.is_dir():
+            raise UsageError(f"swe/tasks: {str(folder)!r} is no folder")
+        return Places(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
+from turnwise.sandbox import roots
 from turnwise.sandbox.namespaces import syscalls
 from turnwise.sandbox.namespaces.ranges import Range
 from turnwise.sandbox.namespaces.syscalls import MS_NODEV, MS_NOSUID, MS_RDONLY
@@ -19,15 +20,6 @@ HOST = "/host"
 SKELETON = "/skeleton"
 _FOLDERS = ["usr", "etc", "proc", "dev", "tmp", "run", "run/shm", "root", "var", "var/tmp", "workspace"]
 _SHARED_FOLDERS = ("tmp", "run/shm", "var/tmp")
-_LINKS = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"]
-_COPIED = ["ld.so.cache", "alternatives", "localtime", "mime.types"]
-_WRITTEN = {
-    "passwd": "root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
-    "group": "root:x:0:\nnogroup:x:65534:\n",
-    "hostname": "sandbox\n",
-    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-}
 
 
 def make_skeleton() -> None:
@@ -36,29 +28,30 @@ def make_skeleton() -> None:
     for name in _FOLDERS:
         os.mkdir(f"{SKELETON}/{name}")
         os.chmod(f"{SKELETON}/{name}", 0o1777 if name in _SHARED_FOLDERS else 0o755)
-    for name in _LINKS:
+    for name in roots.LINKS:
         if os.path.islink(f"{HOST}/{name}"):
             os.symlink(f"usr/{name}", f"{SKELETON}/{name}")
         elif os.path.isdir(f"{HOST}/{name}"):
             raise OSError(
                 f"/{name} is not a link into /usr on this machine: give sandboxes a root of their own"
             )
-    for name in _COPIED:
+    for name in roots.COPIED + [name for name in roots.CERTIFICATES if os.path.isdir(f"{HOST}/etc/{name}")]:
+        os.makedirs(os.path.dirname(f"{SKELETON}/etc/{name}"), exist_ok=True)
         _copy(f"{HOST}/etc/{name}", f"{SKELETON}/etc/{name}")
-    for name, text in _WRITTEN.items():
+    for name, text in roots.WRITTEN.items():
         with open(f"{SKELETON}/etc/{name}", "x") as file:
             file.write(text)
 
 
 def _copy(original: str, target: str) -> None:
-    """A file, link or directory, where there is one, as the hub's own."""
+    """A file, link or directory, where there is one that everybody may read, as the hub's own."""
     if os.path.islink(original):
         os.symlink(os.readlink(original), target)
     elif os.path.isdir(original):
         os.mkdir(target)
         for name in os.listdir(original):
             _copy(f"{original}/{name}", f"{target}/{name}")
-    elif os.path.isfile(original):
+    elif os.path.isfile(original) and os.stat(original).st_mode & stat.S_IROTH:
         with open(original, "rb") as old, open(target, "xb") as new:
             new.write(old.read())
         os.chmod(target, stat.S_IMODE(os.stat(original).st_mode))

@@ -6,6 +6,7 @@ end of a new socket pair for the new one, the old connection is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from turnwise.sandbox.contract import (
     SandboxSpec,
     Snapshot,
 )
+from turnwise.sandbox.egress import Egress
 from turnwise.sandbox.namespaces.link import Link, Reply
 from turnwise.sandbox.namespaces.relay import Relay
 
@@ -33,6 +35,8 @@ ShellState = tuple[str, dict[str, str]]
 FILE_DEADLINE = 30.0
 GRACE = 15.0
 """How long past its timeout a command's answer may take."""
+PROXY_PORT = 3128
+"""Of the sandbox's own loopback."""
 
 
 class NamespacesSandbox(Sandbox):
@@ -45,6 +49,9 @@ class NamespacesSandbox(Sandbox):
         self._closed = False
         self._shell_state = shell_state
         self._relays: dict[str, Relay] = {}
+        self._egress = Egress(spec.network, name=name)
+        self._serving = contextlib.AsyncExitStack()
+        """The proxy, while a resident has a listener for it."""
 
     # ------------------------------------------------------------ requests
     @property
@@ -64,6 +71,7 @@ class NamespacesSandbox(Sandbox):
             raise SandboxDied(f"sandbox {self.id} is closed")
         if self._link is not None:
             self._link.close(f"sandbox {self.id} started another episode ({op})")
+        await self._serving.aclose()  # its listener would keep the old network namespace
         mine, theirs = socket.socketpair()
         self._link = Link(mine, f"sandbox {self.id}")
         ready = self._link.expect(0, FILE_DEADLINE, op)
@@ -71,6 +79,8 @@ class NamespacesSandbox(Sandbox):
             with theirs:
                 reply = await self._backend.request(op, fds=[theirs.fileno()], box=self.id, **arguments)
             await ready
+            if self.spec.network:
+                await self._open_network()
         except BaseException as error:
             self._link.close(
                 f"sandbox {self.id} could not be started again ({op}): {error or type(error).__name__}"
@@ -158,6 +168,12 @@ class NamespacesSandbox(Sandbox):
         for relay in relays:
             await relay.close()
 
+    async def _open_network(self) -> None:
+        """Serve the proxy on the loopback of a new resident, before anything of the agent runs there."""
+        variables = self._egress.variables(PROXY_PORT)
+        reply = await self._ask("open_network", port=PROXY_PORT, variables=variables)
+        await self._serving.enter_async_context(self._egress.serve(socket.socket(fileno=reply.fds[0])))
+
     # ------------------------------------------------------------ episodes
     async def snapshot(self) -> Snapshot:
         quiet = await self._ask("quiesce")
@@ -190,6 +206,7 @@ class NamespacesSandbox(Sandbox):
         self._closed = True
         if self._link is not None:
             self._link.close(f"sandbox {self.id} is closed")
+        await self._serving.aclose()
         await self._unexpose()
         await self._backend.destroy(self)
 

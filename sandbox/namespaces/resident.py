@@ -39,6 +39,7 @@ class Resident:
         self._decoder = channel.Decoder()
         self._jobs: dict[int, Job] = {}
         self._shell: Shell | None = None
+        self._proxy: dict[str, str] = {}
         files = Files()
         self._at_once: dict[str, Callable[[Head, bytes], Answer]] = {
             "read": files.read,
@@ -82,6 +83,8 @@ class Resident:
                 self._send(number, *self._at_once[op](head, body))
             elif op == "expose":
                 self._expose(head)
+            elif op == "open_network":
+                self._open_network(head)
             elif op == "cancel":
                 self._cancel(head["target"])
             else:
@@ -101,7 +104,7 @@ class Resident:
         stdin = _stdin(body)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         try:
-            env = {**ENVIRONMENT, **head["env"]}
+            env = {**ENVIRONMENT, **self._proxy, **head["env"]}
             pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end))
         except OSError:
             os.close(out)
@@ -135,7 +138,8 @@ class Resident:
         if self._shell is not None and self._shell.busy:
             raise RuntimeError("a command is already running in the shell of this sandbox")
         if self._shell is None:
-            cwd, env = head["state"] or (WORKSPACE, None)
+            cwd, env = head["state"] or (WORKSPACE, ENVIRONMENT)
+            env = {**self._proxy, **env}
             self._shell = Shell(
                 self._launcher, self._selector, cwd, env, self._output, self._on_end, self._exhausted
             )
@@ -182,6 +186,12 @@ class Resident:
     def _expose(self, head: Head) -> None:
         """Listen at a path and give the socket to the owner, who accepts on it."""
         with listen(absolute(head["path"])) as listener:
+            channel.send(self._connection, {"id": head["id"]}, fds=[listener.fileno()])
+
+    def _open_network(self, head: Head) -> None:
+        """Listen on the loopback for the owner, who serves a proxy there, and tell commands of it."""
+        self._proxy = head["variables"]
+        with socket.create_server(("127.0.0.1", head["port"])) as listener:
             channel.send(self._connection, {"id": head["id"]}, fds=[listener.fileno()])
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from turnwise.sandbox.namespaces.jobs import Ended, Job, Stream
-from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
+from turnwise.sandbox.namespaces.process import Launcher
 
 _STATE = '{ /usr/bin/env -0; printf %s "$PWD"; } >/proc/self/fd/5'
 _LOOP = (
@@ -42,7 +42,7 @@ class Shell:
         launcher: Launcher,
         selector: selectors.BaseSelector,
         cwd: str,
-        env: Mapping[str, str] | None,
+        env: Mapping[str, str],
         limit: int,
         ended: Ended,
         exhausted: Exhausted,
@@ -57,7 +57,7 @@ class Shell:
             os.pipe(),
         )
         theirs = (null, printed, printed, commands, statuses, self._script)
-        pid = launcher.spawn([program, "-c", loop], ENVIRONMENT if env is None else env, cwd, theirs)
+        pid = launcher.spawn([program, "-c", loop], env, cwd, theirs)
         for fd in (null, printed, commands, statuses):
             os.close(fd)
         self._selector, self._exhausted = selector, exhausted

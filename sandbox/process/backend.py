@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from turnwise.sandbox.contract import (
     SandboxSpec,
     Snapshot,
 )
+from turnwise.sandbox.egress import Egress
 from turnwise.sandbox.process import workspace
 from turnwise.sandbox.process.keeper.trees import remove
 from turnwise.sandbox.process.link import GRACE, Link
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 LOST = (
     "file system isolation",
     "network isolation",
+    "network allow-list (commands are told of the proxy, nothing makes them use it)",
     "process isolation",
     "user isolation",
     "memory limit of the whole (each process has its own)",
@@ -75,6 +78,8 @@ class ProcessBackend(Backend):
         self._numbers = itertools.count(1)
         self._sandboxes: set[ProcessSandbox] = set()
         self._snapshots: dict[str, Frozen] = {}
+        self._proxies: dict[tuple[str, ...], dict[str, str]] = {}
+        self._serving = AsyncExitStack()
         self._directory: Path | None = None
         self.keeper: Process | None = None
 
@@ -113,13 +118,13 @@ class ProcessBackend(Backend):
     async def create(self, spec: SandboxSpec) -> ProcessSandbox:
         if spec.root is not None:
             raise ValueError(f"spec.root: {spec.root} needs a backend that can change the root file system")
-        sandbox = self._add(spec)
+        sandbox = await self._add(spec)
         await asyncio.to_thread(sandbox.furnish)
         return sandbox
 
     async def fork(self, snapshot: Snapshot) -> ProcessSandbox:
         self.frozen(snapshot)
-        sandbox = self._add(snapshot.spec)
+        sandbox = await self._add(snapshot.spec)
         try:
             await sandbox.begin(snapshot)
         except BaseException:
@@ -137,6 +142,8 @@ class ProcessBackend(Backend):
             sandbox.closed = True
         self._sandboxes.clear()
         self.link.close()
+        self._proxies.clear()
+        await self._serving.aclose()
         if self.keeper is not None:
             try:
                 async with asyncio.timeout(GRACE):
@@ -184,11 +191,23 @@ class ProcessBackend(Backend):
         assert self._directory is not None
         return self._directory / name
 
-    def _add(self, spec: SandboxSpec) -> ProcessSandbox:
+    async def _add(self, spec: SandboxSpec) -> ProcessSandbox:
         name = f"process-{next(self._numbers)}"
-        sandbox = ProcessSandbox(self, name, spec, self._place(name))
+        place, proxy = self._place(name), await self._proxy(spec.network) if spec.network else {}
+        sandbox = ProcessSandbox(self, name, spec, place, proxy)
         self._sandboxes.add(sandbox)
         return sandbox
+
+    async def _proxy(self, allowed: tuple[str, ...]) -> dict[str, str]:
+        """The variables that tell of the proxy of an allow-list, one for all sandboxes with the same.
+
+        A fork's shell has the variables of the sandbox it was forked of, which may be gone.
+        """
+        if allowed not in self._proxies:
+            listener, egress = socket.create_server(("127.0.0.1", 0)), Egress(allowed, name=self.name)
+            self._proxies[allowed] = egress.variables(listener.getsockname()[1])
+            await self._serving.enter_async_context(egress.serve(listener))
+        return self._proxies[allowed]
 
     async def _copy(self, source: Path, target: Path) -> None:
         """``cp -a``: owners, modes, times, links and pipes; blocks are shared where the disk can."""

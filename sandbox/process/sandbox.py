@@ -47,8 +47,16 @@ class TookTooLong(SandboxError):
 class ProcessSandbox(Sandbox):
     """``directory`` holds the workspace, a ``tmp`` for ``TMPDIR`` and what the shell notes of its state."""
 
-    def __init__(self, backend: ProcessBackend, name: str, spec: SandboxSpec, directory: Path) -> None:
+    def __init__(
+        self,
+        backend: ProcessBackend,
+        name: str,
+        spec: SandboxSpec,
+        directory: Path,
+        proxy: Mapping[str, str],
+    ) -> None:
         self.id, self.spec, self.directory = name, spec, directory
+        self._proxy = proxy
         self.root = directory / "workspace"
         self.backend = backend
         self.closed = False
@@ -90,7 +98,8 @@ class ProcessSandbox(Sandbox):
     def _env(self) -> dict[str, str]:
         own = {"HOME": str(self.root), "TMPDIR": str(self.directory / "tmp"), "TERM": "dumb"}
         inherited = {"PATH": os.defpath, "LANG": "C.UTF-8"}
-        return own | {name: os.environ.get(name, default) for name, default in inherited.items()}
+        own |= {name: os.environ.get(name, default) for name, default in inherited.items()}
+        return {**own, **self._proxy}
 
     async def _start(
         self, op: str, argv: Sequence[str], cwd: Path, env: Mapping[str, str], body: bytes, timeout: float

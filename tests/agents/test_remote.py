@@ -161,7 +161,7 @@ SERVER = """
 import runpy, sys
 from turnwise.cli import run
 runpy.run_path(sys.argv[1])
-sys.exit(run(["serve", "test/lights", "--port", "0"]))
+sys.exit(run(["serve", "test/lights", "--port", "0", "--lease", "1"]))
 """
 
 

@@ -10,13 +10,18 @@ import pytest
 from aiohttp import web
 
 from turnwise import connect
-from turnwise.envs.client import ServerFailed
 from turnwise.envs.errors import UsageError
+from turnwise.envs.link import ServerFailed
 from turnwise.envs.types import Task, TaskPublic, TaskRef, TaskSecret
 from turnwise.envs.wire import PATH
 
 Behaviour = Callable[[web.WebSocketResponse], Awaitable[None]]
-WELCOME = {"type": "welcome", "protocol": 1, "role": "trainer", "session": None, "patience": 1.0}
+WELCOME = {"type": "welcome", "protocol": 1, "role": "trainer", "session": None, "patience": 1.0} | {
+    "lease": "key",
+    "lease_seconds": 0.0,
+    "worker": 0,
+    "workers": 1,
+}
 
 
 @asynccontextmanager

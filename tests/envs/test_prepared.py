@@ -181,45 +181,46 @@ async def _lease_within(envs: LocalEnvs) -> None:
 
 
 class Store:
-    """Snapshots that know when they were dropped."""
+    """Snapshots that know when they were dropped; each has a name of its own, as a backend's have."""
 
     def __init__(self) -> None:
-        self.dropped: list[str] = []
         self.made: list[str] = []
-        self.alive: set[str] = set()
+        self.dropped: list[str] = []
 
     async def drop(self, snapshot: Snapshot) -> None:
+        await asyncio.sleep(0)
+        assert snapshot.name not in self.dropped
         self.dropped.append(snapshot.name)
-        self.alive.remove(snapshot.name)
 
-    async def use(self, prepared: Prepared, name: str, size: int = 1) -> None:
-        async with prepared.using(name, lambda: self.make(name, size)) as snapshot:
-            assert snapshot.name == name
-            assert name in self.alive
+    async def use(self, prepared: Prepared, key: str, size: int = 1) -> None:
+        async with prepared.using(key, lambda: self.make(key, size)) as snapshot:
+            assert snapshot.name.startswith(key)
+            await asyncio.sleep(0)
+            assert snapshot.name not in self.dropped
 
-    async def make(self, name: str, size: int) -> Snapshot:
+    async def make(self, key: str, size: int) -> Snapshot:
+        name = f"{key}{len(self.made)}"
         self.made.append(name)
-        self.alive.add(name)
         return Snapshot(name, "fake", SandboxSpec(), size)
 
 
 async def test_the_one_used_longest_ago_is_dropped() -> None:
     store = Store()
     prepared = Prepared(store.drop, most=2)
-    for name in "abac":
-        await store.use(prepared, name)
-    assert store.dropped == ["b"]
+    for key in "abac":
+        await store.use(prepared, key)
+    assert store.dropped == ["b1"]
     await store.use(prepared, "b")
-    assert store.dropped == ["b", "a"]
-    assert store.made == ["a", "b", "c", "b"]
+    assert store.dropped == ["b1", "a0"]
+    assert store.made == ["a0", "b1", "c2", "b3"]
 
 
 async def test_memory_is_bounded_as_well() -> None:
     store = Store()
     prepared = Prepared(store.drop, most_bytes=100)
-    for name in "abc":
-        await store.use(prepared, name, size=60)
-    assert store.dropped == ["a", "b"]
+    for key in "abc":
+        await store.use(prepared, key, size=60)
+    assert store.dropped == ["a0", "b1"]
     assert len(prepared) == 1
 
 
@@ -228,5 +229,17 @@ async def test_one_in_use_is_not_dropped() -> None:
     prepared = Prepared(store.drop, most=1)
     async with prepared.using("a", lambda: store.make("a", 1)):
         await store.use(prepared, "b")
-        assert "a" not in store.dropped
+        assert "a0" not in store.dropped
     assert len(prepared) == 1
+
+
+async def test_those_who_leave_at_once_drop_each_only_once() -> None:
+    store = Store()
+    prepared = Prepared(store.drop, most_bytes=100)
+    for key in "abcdefghij":
+        await store.use(prepared, key, size=10)
+    async with asyncio.TaskGroup() as tasks:
+        for key in "xyz":
+            tasks.create_task(store.use(prepared, key, size=90))
+    assert len(prepared) == 1
+    assert len(store.made) - len(store.dropped) == 1

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from turnwise import connect
-from turnwise.envs.client import RemoteEnvs, RemoteSession, ServerFailed
+from turnwise.envs.client import RemoteEnvs, RemoteSession
 from turnwise.envs.env import Env, random_call
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import Code
+from turnwise.envs.link import ServerFailed
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
@@ -75,14 +75,20 @@ class Guess(Env):
 
 @asynccontextmanager
 async def served(
-    *envs: str, sessions: int = 128, patience: float = 30.0, token: str | None = None
+    *envs: str, sessions: int = 128, patience: float = 30.0, token: str | None = None, lease: float = 60.0
 ) -> AsyncIterator[EnvServer]:
     """A server on loopback, whose sandboxes need no rights."""
     names = envs or ("served/guess", "test/pad")
     async with (
         asyncio.timeout(25),
         EnvServer(
-            names, port=0, sessions=sessions, patience=patience, token=token, backend="process"
+            names,
+            port=0,
+            sessions=sessions,
+            patience=patience,
+            token=token,
+            lease=lease,
+            backend="process",
         ) as server,
     ):
         yield server
@@ -289,47 +295,6 @@ async def test_who_waits_gets_the_place_and_who_gives_up_leaves_none_taken() -> 
             for one in waiting[:3]:
                 one.cancel()
         assert [await one for one in waiting[3:]] == [4, 5]
-
-
-@asynccontextmanager
-async def relay(port: int) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """A way to a server that can be cut, as a network can."""
-    ends: list[asyncio.StreamWriter] = []
-
-    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(1 << 16):
-                sink.write(data)
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-        ends.extend((writer, back))
-        await asyncio.gather(copy(reader, back), copy(there, writer))
-
-    def cut() -> None:
-        for end in ends:
-            end.transport.abort()
-
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", cut
-        cut()
-
-
-async def test_a_dropped_connection_gives_up_its_sessions_and_their_sandboxes() -> None:
-    async with served(sessions=1) as server:
-        async with relay(server.port) as (url, cut), connect(url) as envs, envs.open("test/pad") as env:
-            await env.reset()
-            await env.step(call("write", line="x"))
-            hanging = asyncio.create_task(env.step(call("hang")))
-            await asyncio.sleep(0.05)
-            cut()
-            with pytest.raises(ServerFailed):
-                await hanging
-            with pytest.raises(ServerFailed):
-                await env.step(call("show"))
-        async with connect(server.url) as envs, envs.open("test/pad") as env:
-            assert (await env.reset()).text == "write"
-            assert (await env.step(call("show"))).view.text.startswith("  "), "in a clean sandbox"
 
 
 async def test_a_server_that_stops_fails_calls_but_scores_nothing() -> None:

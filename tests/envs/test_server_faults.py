@@ -6,9 +6,11 @@ Frames are written by hand here, as a stranger's client would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from turnwise.envs.faults import MAX_FRAME
 from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
+from turnwise.envs.tokens import Tokens
 from turnwise.envs.types import FinishAction, call
 from turnwise.envs.wire import PATH
 
@@ -33,15 +36,21 @@ class Raw:
     """A WebSocket, in and out of JSON."""
 
     socket: ClientWebSocketResponse
+    ids: Iterator[int] = field(default_factory=lambda: count(10))
+    lines: list[str] = field(default_factory=list)
+    """Of the last frame, those to come."""
 
     async def get(self) -> Json:
-        answer: Json = await self.socket.receive_json()
+        if not self.lines:
+            self.lines.extend((await self.socket.receive_str()).split("\n"))
+        answer: Json = json.loads(self.lines.pop(0))
         return answer
 
     async def ask(self, **request: Any) -> Json:
-        await self.socket.send_json({"id": 7, "session": "s", **request})
+        number = next(self.ids)
+        await self.socket.send_json({"id": number, "session": "s", **request})
         answer = await self.get()
-        assert answer["id"] == 7
+        assert answer["id"] == number
         return answer
 
     async def open(self, session: str = "s") -> Json:
@@ -69,11 +78,11 @@ class Wordy(Env):
 
 @asynccontextmanager
 async def serving(
-    token: str | None = None, envs: tuple[str, ...] = ("test/pad",), sessions: int = 8
+    token: str | None = None, envs: tuple[str, ...] = ("test/pad",), sessions: int = 8, lease: float = 60.0
 ) -> AsyncIterator[EnvServer]:
     async with (
         asyncio.timeout(25),
-        EnvServer(envs, port=0, token=token, sessions=sessions, backend="process") as server,
+        EnvServer(envs, port=0, token=token, sessions=sessions, lease=lease, backend="process") as server,
     ):
         yield server
 
@@ -272,8 +281,9 @@ async def test_headers_of_any_kind_get_an_answer(headers: bytes, status: int) ->
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
 def test_beyond_loopback_a_token_is_needed(host: str) -> None:
-    with pytest.raises(UsageError, match="token"):
-        EnvServer(["test/pad"], host=host)
+    for none in (None, Tokens()):
+        with pytest.raises(UsageError, match="token"):
+            EnvServer(["test/pad"], host=host, token=none)
     EnvServer(["test/pad"], host=host, token=TOKEN)
 
 
@@ -299,7 +309,7 @@ async def test_what_there_is_over_http() -> None:
                 (f"{PATH}/environments", None, (401, "unauthorized")),
                 (f"{PATH}/environments", env.agent_token, (403, "forbidden")),
                 (f"{PATH}/environments/test/pat", TOKEN, (404, "not_found")),
-                ("/nowhere", TOKEN, (404, "not_found")),
+                (f"{PATH}/nowhere", TOKEN, (404, "not_found")),
                 (PATH, TOKEN, (400, "invalid_request")),
             ):
                 status, fault = await get(path, token)
@@ -326,7 +336,7 @@ async def test_a_call_beyond_its_deadline_is_cut_off_and_ends_its_session_alone(
 async def test_a_connection_with_too_many_requests_is_told_so_and_may_still_close(
     client: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turnwise.envs.server.MAX_PENDING", 1)
+    monkeypatch.setattr("turnwise.envs.connection.MAX_PENDING", 1)
     await client.socket.send_json({"id": 1, "type": "step", "session": "s", "action": HANG})
     assert await client.code(type="attach") == "busy"
     await client.socket.send_json({"id": 2, "type": "close", "session": "s"})
@@ -336,9 +346,9 @@ async def test_a_connection_with_too_many_requests_is_told_so_and_may_still_clos
 async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("turnwise.envs.server.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("turnwise.envs.outbox.SEND_SECONDS", 0.3)
     async with (
-        serving(envs=("test/wordy", "test/pad"), sessions=2) as server,
+        serving(envs=("test/wordy", "test/pad"), sessions=2, lease=0.1) as server,
         connect(server.url) as envs,
         envs.open("test/pad") as env,
         raw(server) as slow,
@@ -346,7 +356,7 @@ async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
         await env.reset()
         await slow.ask(type="open", env={"name": "test/wordy"}, task={"kind": "seed"})
         for _ in range(64):
-            await slow.socket.send_json({"id": 1, "type": "attach", "session": "s"})
+            await slow.socket.send_json({"id": 100, "type": "attach", "session": "s"})
         assert (await env.step(call("write", line="x"))).view.text == "ok"
         async with envs.open("test/pad") as other:  # as soon as the slow one's place is free
             assert (await other.reset()).text == "write"
@@ -354,7 +364,7 @@ async def test_a_client_that_takes_in_nothing_is_given_up_and_delays_nobody(
 
 async def test_who_leaves_while_opening_holds_no_place() -> None:
     async with serving(sessions=1) as server:
-        for _ in range(10):
+        for _ in range(10):  # and says goodbye
             async with raw(server) as hasty:
                 request = {"type": "open", "env": {"name": "test/pad"}, "task": {"kind": "seed"}}
                 await hasty.socket.send_json({"id": 1, "session": "s"} | request)

@@ -97,7 +97,14 @@ infos = st.builds(
     ref=st.none() | refs,
     agent_token=st.none() | words,
 )
-faults = st.builds(Fault, code=st.sampled_from(Code), message=words, remedy=words, end=st.none() | ends)
+faults = st.builds(
+    Fault,
+    code=st.sampled_from(Code),
+    message=words,
+    remedy=words,
+    end=st.none() | ends,
+    retry_after=st.none() | numbers,
+)
 
 requests = st.one_of(
     st.builds(
@@ -112,6 +119,9 @@ requests = st.one_of(
     st.builds(wire.StepRequest, id=ids, session=sessions, action=actions),
     st.builds(wire.ConcludeRequest, id=ids, session=sessions, end=ends, error=words),
     st.builds(wire.ForkRequest, id=ids, session=sessions, twins=tuples(sessions)),
+    st.builds(wire.SnapshotRequest, id=ids, session=sessions, name=sessions),
+    st.builds(wire.RestoreRequest, id=ids, session=sessions, name=sessions),
+    st.builds(wire.RecordsRequest, id=ids, session=sessions),
     st.builds(wire.CloseRequest, id=ids, session=sessions),
 )
 replies = st.one_of(
@@ -120,6 +130,9 @@ replies = st.one_of(
     st.builds(wire.StepReply, id=ids, step=steps),
     st.builds(wire.ConcludeReply, id=ids, end=ends, score=st.none() | numbers, error=words),
     st.builds(wire.ForkReply, id=ids, twins=tuples(infos)),
+    st.builds(wire.SnapshotReply, id=ids),
+    st.builds(wire.RestoreReply, id=ids, turn=whole, reached=st.dictionaries(words, whole, max_size=3)),
+    st.builds(wire.RecordsReply, id=ids, records=tuples(records)),
     st.builds(wire.CloseReply, id=ids),
     st.builds(wire.FaultReply, id=st.none() | ids, fault=faults),
 )
@@ -152,7 +165,7 @@ def test_a_request_with_a_part_missing_or_too_many_is_refused_by_its_number(
     request: wire.Request, data: st.DataObject
 ) -> None:
     fields: dict[str, Any] = json.loads(request.model_dump_json())
-    required = sorted(fields.keys() - {"id", "type", "error"})
+    required = sorted(fields.keys() - {"id", "type", "error", "instead"})
     part = data.draw(st.sampled_from([*required, "surplus"]))
     broken = fields | {"surplus": 1} if part == "surplus" else {k: v for k, v in fields.items() if k != part}
     with pytest.raises(Refusal, match=part) as refused:

@@ -94,7 +94,11 @@ async def test_the_hosts_secrets_are_not_there(backend: NamespacesBackend) -> No
             "mime.types",
             "nsswitch.conf",
             "passwd",
+            "pki",
+            "ssl",
         }
+        keys = await sandbox.exec("find /etc -name private -o -name '*.key'")
+        assert keys.stdout == b""
         assert os.uname().nodename.encode() not in await sandbox.read("/etc/hosts")
         mounts = (await sandbox.exec("cat /proc/self/mounts")).stdout.decode()
         kinds = [line.split()[1:3] for line in mounts.splitlines()]

@@ -21,7 +21,7 @@ PREFIX = [] if os.geteuid() else AS_NOBODY
 
 FILES = [
     str(HERE / f"test_namespaces_{name}.py")
-    for name in ("attacks", "survivors", "snapshots", "limits", "roots")
+    for name in ("attacks", "survivors", "snapshots", "limits", "roots", "images")
 ]
 LEFT_OUT = "not never_ends and not (flattening and 2) and not was_seen"  # long, and the same for all
 

@@ -20,8 +20,11 @@ from turnwise.cli.envs import envs
 from turnwise.cli.evaluate import evaluate_command
 from turnwise.cli.export import export
 from turnwise.cli.group import Commands
+from turnwise.cli.images import images
+from turnwise.cli.mcp import mcp
 from turnwise.cli.messages import explain, install_warnings
 from turnwise.cli.recipes import recipes
+from turnwise.cli.replay import replay_command
 from turnwise.cli.rescore import rescore
 from turnwise.cli.serve import serve
 from turnwise.cli.sft import sft
@@ -42,7 +45,11 @@ def cli() -> None:
     """
 
 
-for command in (doctor, envs, train, sft, compare, evaluate_command, show, rescore, recipes, export, serve):
+COMMANDS = (
+    *(doctor, envs, train, sft, compare, evaluate_command, show),
+    *(rescore, recipes, export, serve, mcp, replay_command, images),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -37,8 +37,9 @@ def explain(error: BaseException) -> Explained | None:
     from turnwise.envs.errors import UsageError
     from turnwise.envs.session import EpisodeFailed
     from turnwise.sandbox.contract import SandboxError
+    from turnwise.sandbox.images.errors import ImageError
 
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError | ImageError):
         return Explained(_one_line(str(error)), 2)
     if isinstance(error, SandboxError | EpisodeFailed):
         return Explained(_one_line(str(error)), 1)

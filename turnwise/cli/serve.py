@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from turnwise.envs.front import Front
     from turnwise.envs.server import EnvServer
+    from turnwise.envs.tokens import Tokens
+
+FILE = click.Path(path_type=Path)
+SECONDS = click.FloatRange(min=0)
 
 
 @click.command(short_help="Serve environments to other programs.")
@@ -17,12 +23,34 @@ if TYPE_CHECKING:
     "--port", default=8000, type=click.IntRange(0, 65535), show_default=True, help="0: any free one."
 )
 @click.option("--token", envvar="TURNWISE_TOKEN", help="The trainer's; better in TURNWISE_TOKEN.")
+@click.option("--token-file", type=FILE, help="Lines 'ROLE TOKEN': trainer, grader, admin.")
+@click.option("--tls-cert", type=FILE, help="Certificate (PEM), to serve https.")
+@click.option("--tls-key", type=FILE, help="The certificate's key.")
 @click.option("--sessions", default=128, show_default=True, help="Open at once; more wait.")
+@click.option(
+    "--workers", default=1, type=click.IntRange(min=1), show_default=True, help="Processes that share them."
+)
+@click.option("--patience", default=600.0, type=SECONDS, show_default=True, help="Seconds they wait.")
+@click.option(
+    "--lease", default=60.0, type=SECONDS, show_default=True, help="Seconds a dropped client may stay away."
+)
+@click.option("--max-age", type=SECONDS, help="Seconds after which a session is closed.  [default: none]")
+@click.option("--journal", type=FILE, help="Folder to write every call to, for `turnwise replay`.")
+@click.option(
+    "--drain", default=20.0, type=SECONDS, show_default=True, help="Seconds sessions have left at SIGTERM."
+)
 @click.option("--backend", help="The sandbox to run in; the best one by default.")
 def serve(
-    envs: tuple[str, ...], host: str, port: int, token: str | None, sessions: int, backend: str | None
+    envs: tuple[str, ...],
+    token: str | None,
+    token_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    drain: float,
+    workers: int,
+    **options: Any,
 ) -> None:
-    """Serve environments until Ctrl-C or SIGTERM, which close every session.
+    """Serve environments until Ctrl-C, which closes every session, or SIGTERM, which first lets them end.
 
     Without a token every program on this machine is the trainer, and other machines are refused. An ENV with
     options, as in 'tools/configdesk?level=2', is served with those alone, one without with any.
@@ -37,25 +65,64 @@ def serve(
     from turnwise.envs.errors import UsageError
 
     try:
+        from turnwise.envs.front import Front
         from turnwise.envs.server import EnvServer
     except ModuleNotFoundError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'turnwise[server]'") from None
-    server = EnvServer(envs, host=host, port=port, token=token, sessions=sessions, backend=backend)
-    asyncio.run(until_stopped(server, ", ".join(envs), open_to_all=token is None))
+    if tls_cert is None or tls_key is None:
+        if tls_cert is not tls_key:
+            raise UsageError("give --tls-cert and --tls-key together")
+        tls = None
+    else:
+        tls = (tls_cert, tls_key)
+    given = tokens(token, token_file)
+    options |= {"token": given, "tls": tls}
+    server = EnvServer(envs, **options) if workers == 1 else Front(list(envs), workers=workers, **options)
+    asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))
 
 
-async def until_stopped(server: EnvServer, names: str, *, open_to_all: bool) -> None:
-    """Serve until the first signal to stop; a second one no longer waits for sessions to close."""
+def tokens(token: str | None, file: Path | None) -> str | Tokens | None:
+    """The trainer's token, or all roles' where there is a file."""
+    if file is None:
+        return token
+    from turnwise.envs.tokens import Tokens
+
+    return Tokens.read(file, token)
+
+
+async def until_stopped(server: EnvServer | Front, names: str, *, drain: float, open_to_all: bool) -> None:
+    """Serve until a signal. SIGTERM lets sessions end first; another signal, or Ctrl-C, ends at once."""
     import asyncio
     import signal
 
+    term, stop, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if number == signal.SIGINT or term.is_set():
+            stop.set()
+        term.set()
+
     signals = (signal.SIGINT, signal.SIGTERM)
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in signals:
-        loop.add_signal_handler(number, stop.set)
-    async with server:
-        who = "every program on this machine is the trainer" if open_to_all else "callers need the token"
+        loop.add_signal_handler(number, on_signal, number)
+    async with server, asyncio.TaskGroup() as tasks:
+        who = "every program on this machine is the trainer" if open_to_all else "callers need a token"
+        calm_collector()
         click.echo(f"serving {names} at {server.url}; {who}")
+        await term.wait()
+        draining = tasks.create_task(server.drain(drain))
+        draining.add_done_callback(lambda _: stop.set())
         await stop.wait()
+        draining.cancel()
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def calm_collector() -> None:
+    """Let Python's collector of garbage leave alone what there is from the start, and look at the rest less
+    often: a look at everything holds up every session for a tenth of a second."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,15 @@ from turnwise.envs.swe.patch import NOTHING, PatchFailed, apply_patch, read_patc
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import check_folder
 from turnwise.envs.swe.task import FolderRepository, ImageRepository, Repository
+from turnwise.sandbox import images
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Folders on this machine."""
+    """Where to look: plain folders first, then the store of images."""
 
     repositories: Path | None = None
     """Holds a folder per task, named by its id, with the files at the base commit."""
-    images: Path | None = None
-    """Holds extracted images, each in a folder of its name with ``_`` for ``/`` and ``:``."""
 
     def find(self, task: str, image: str, *, at: str = "/testbed", setup: str = "") -> Repository:
         """The repository of a row. Raises :class:`TaskProblem` where there is none."""
@@ -26,17 +26,25 @@ class Places:
             folder = self.repositories / task
             check_folder(task, folder)
             return FolderRepository(path=str(folder.resolve()))
-        if self.images is None:
-            places = f"not in {self.repositories}" if self.repositories else "nowhere on this machine"
+        name = stored_name(image)
+        try:
+            root = images.find(name)
+        except images.ImageError:
             raise TaskProblem(
-                ProblemKind.REPOSITORY,
+                ProblemKind.IMAGE,
                 task,
-                f"its repository is {places}; give repositories=FOLDER with its files, or images=FOLDER",
-            )
-        root = self.images / image.replace("/", "_").replace(":", "_")
+                f"there is no image {name}; make it from {image} with turnwise images build, or give the "
+                "files in a folder of repositories",
+            ) from None
         if not (root / at.lstrip("/")).is_dir():
-            raise TaskProblem(ProblemKind.IMAGE, task, f"its image {image} is not in {root}")
-        return ImageRepository(image=image, root=str(root.resolve()), at=at, setup=setup)
+            raise TaskProblem(ProblemKind.IMAGE, task, f"its image {name} has no {at}")
+        return ImageRepository(image=image, root=str(root), at=at, setup=setup)
+
+
+def stored_name(image: str) -> str:
+    """What the store calls a published image."""
+    plain = re.sub(r"[^a-z0-9._-]", "_", image.lower().removesuffix(":latest"))
+    return plain[-63:].lstrip("._-")
 
 
 def base_files(task: str, repository: Repository, patch: str) -> dict[str, bytes]:

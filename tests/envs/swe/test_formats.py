@@ -19,6 +19,7 @@ from turnwise.envs.swe.formats.places import Places
 from turnwise.envs.swe.patch import make_patch
 from turnwise.envs.swe.problems import ProblemKind
 from turnwise.envs.swe.task import ImageRepository
+from turnwise.sandbox import images
 
 BROKEN = "def double(x):\n    return x + 1\n"
 RIGHT = "def double(x):\n    return x + x\n"
@@ -86,24 +87,35 @@ def test_a_row_of_swe_bench(tmp_path: Path) -> None:
     assert "x + x" not in task.task("swe/tasks", 0).public.model_dump_json()
 
 
+class Testbed:
+    """An image that holds little more than a repository."""
+
+    def fill(self, root: Path, scratch: Path) -> str:
+        (root / "etc").mkdir()
+        (root / "testbed").mkdir()
+        (root / "testbed/calc.py").write_text(BROKEN)
+        (root / "testbed/test_calc.py").write_text(TEST)
+        return "a testbed"
+
+
 @pytest.mark.parametrize(
     ("fields", "image"),
     [
-        ({}, "swebench_sweb.eval.x86_64.me_1776_calc-1_latest"),
-        ({"environment_setup_commit": None}, "xingyaoww_sweb.eval.x86_64.me_s_calc-1_latest"),
+        ({}, "swebench_sweb.eval.x86_64.me_1776_calc-1"),
+        ({"environment_setup_commit": None}, "xingyaoww_sweb.eval.x86_64.me_s_calc-1"),
     ],
 )
 def test_images_are_found_by_their_published_names(
-    tmp_path: Path, fields: dict[str, Any], image: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], image: str
 ) -> None:
+    monkeypatch.setenv("TURNWISE_IMAGES", str(tmp_path / "images"))
     row = {key: value for key, value in bench_row(**fields).items() if value is not None}
-    testbed = tmp_path / "images" / image / "testbed"
-    testbed.mkdir(parents=True)
-    (testbed / "calc.py").write_text(BROKEN)
-    (testbed / "test_calc.py").write_text(TEST)
-    (task,) = load_tasks(write(tmp_path, [row]), places=Places(images=tmp_path / "images")).tasks
+    with pytest.raises(UsageError, match=f"there is no image {image}; make it from"):
+        load_tasks(write(tmp_path, [row]))
+    images.Store().build(image, Testbed())
+    (task,) = load_tasks(write(tmp_path, [row])).tasks
     assert isinstance(task.repository, ImageRepository)
-    assert task.repository.root == str(testbed.parent)
+    assert task.repository.root == str(images.find(image))
     assert task.at == "/testbed"
     assert task.split == ("train" if fields else "test")
 
@@ -223,8 +235,9 @@ async def test_rows_are_played_with_the_bug_laid_over_the_repository(tmp_path: P
 
 
 def test_what_cannot_be_a_task_is_named_skipped_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TURNWISE_IMAGES", str(tmp_path / "images"))
     good = {"calc.py": BROKEN, "test_calc.py": TEST}
     for name in ("good", "stale", "submodule", "twice", "bad-ids"):
         checkout(tmp_path, name, good)
@@ -247,7 +260,7 @@ def test_what_cannot_be_a_task_is_named_skipped_and_counted(
     assert [task.id for task in loaded.tasks] == ["good"]
     assert [(problem.task, problem.kind) for problem in loaded.skipped] == [
         ("good", ProblemKind.ROW),
-        ("missing", ProblemKind.REPOSITORY),
+        ("missing", ProblemKind.IMAGE),
         ("stale", ProblemKind.PATCH),
         ("submodule", ProblemKind.SUBMODULES),
         ("modules", ProblemKind.SUBMODULES),
@@ -257,7 +270,7 @@ def test_what_cannot_be_a_task_is_named_skipped_and_counted(
         ("strange", ProblemKind.ROW),
     ]
     assert "9 of 10 tasks" in caplog.text
-    assert "Skipped task missing: its repository is not in" in caplog.text
+    assert "Skipped task missing: there is no image" in caplog.text
 
 
 def test_too_many_files_are_refused_without_reading_them(

@@ -1,0 +1,52 @@
+"""What a server says of itself over HTTP: its environments, its sessions and that it is up."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from turnwise.envs.types import EndReason, JsonSchema, Model, Split, ToolSpec
+from turnwise.envs.wire import PROTOCOL, SessionId
+
+
+class EnvInfo(Model):
+    """What an environment is like."""
+
+    name: str
+    guide: str
+    tools: tuple[ToolSpec, ...]
+    milestones: tuple[str, ...]
+    channels: dict[str, int]
+    """Reward channels with their levels."""
+    options: JsonSchema
+    splits: dict[Split, int]
+    """Tasks in each."""
+
+
+class EnvList(Model):
+    """What a server offers."""
+
+    protocol: Literal[1] = PROTOCOL
+    environments: tuple[EnvInfo, ...]
+
+
+class Health(Model):
+    """That the server is up, and whether it takes in more."""
+
+    status: Literal["healthy", "draining"]
+
+
+class SessionLine(Model):
+    """An open session, as an operator sees it."""
+
+    session: SessionId
+    env: str
+    turn: int
+    end: EndReason | None
+    age: float
+    """Seconds since it was opened."""
+
+
+class SessionList(Model):
+    """The sessions that are open."""
+
+    sessions: tuple[SessionLine, ...]

@@ -1,0 +1,219 @@
+"""Several worker processes behind one address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnwise import connect
+from turnwise.envs import front as front_module
+from turnwise.envs.client import ServerFailed
+from turnwise.envs.errors import UsageError
+from turnwise.envs.front import Front
+from turnwise.envs.routing import Place, worker_of
+from turnwise.envs.types import call
+from turnwise.envs.wire import PATH, WORKER_HEADER
+
+
+def make_front(**options: Any) -> Front:
+    return Front(["tools/configdesk"], workers=2, port=0, backend="process", **options)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def front() -> AsyncIterator[Front]:
+    """Shared, as processes take seconds to start; each test leaves it without a connection."""
+    async with make_front() as front:
+        yield front
+
+
+async def until(truth: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not truth():  # noqa: ASYNC110 - what it waits for happens in other processes
+            await asyncio.sleep(0.01)
+
+
+def loads(front: Front) -> list[int]:
+    return [worker.connections for _, worker in sorted(front.alive.items())]
+
+
+shared = pytest.mark.asyncio(loop_scope="module")
+
+
+@shared
+async def test_connections_go_to_the_worker_with_the_fewest(front: Front) -> None:
+    await until(lambda: loads(front) == [0, 0])
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(connect(front.url)) for _ in range(4)]
+        assert loads(front) == [2, 2]
+        for envs in connections:
+            async with envs.open("tools/configdesk", seed=1) as env:
+                await env.reset()
+                assert (await env.step(call("grep", pattern="x"))).record is not None
+    await until(lambda: loads(front) == [0, 0])
+
+
+@shared
+async def test_one_client_spreads_its_sessions_over_the_workers(front: Front) -> None:
+    await until(lambda: loads(front) == [0, 0])
+    async with connect(front.url) as envs, AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(envs.open("tools/configdesk", seed=i)) for i in range(4)]
+        assert loads(front) == [1, 1]
+        for env in sessions:
+            await env.reset()
+            assert (await env.step(call("check"))).record is not None
+            async with connect(front.url, token=env.agent_token) as side:
+                assert (await (await side.attach()).step(call("check"))).record is None
+            async with connect(front.url) as other:
+                assert (await other.attach(env.info.session)).turn == 2
+
+
+class Wire:
+    """A way to a server that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends: list[asyncio.StreamWriter] = []
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        source, sink = await asyncio.open_connection("127.0.0.1", self._port)
+        self._ends += [writer, sink]
+        async with asyncio.TaskGroup() as ways:
+            ways.create_task(self.pipe(reader, sink))
+            ways.create_task(self.pipe(source, writer))
+
+    async def pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                sink.write(data)
+        sink.close()
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.transport.abort()
+        self._ends.clear()
+
+
+@shared
+async def test_a_client_returns_to_the_worker_of_its_sessions(front: Front) -> None:
+    wire = Wire(front.port)
+    async with await asyncio.start_server(wire.carry, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(url) as envs, AsyncExitStack() as stack:
+            sessions = [await stack.enter_async_context(envs.open("tools/configdesk")) for _ in range(2)]
+            for env in sessions:
+                await env.reset()
+            wire.cut()
+            for env in sessions:
+                assert (await env.step(call("check"))).record is not None
+
+
+@shared
+async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
+    async with connect(front.url) as envs, ClientSession() as http, AsyncExitStack() as stack:
+        names = {
+            (await stack.enter_async_context(envs.open("tools/configdesk"))).info.session for _ in range(2)
+        }
+        for worker in range(2):
+            async with http.get(f"{front.url}{PATH}/sessions", headers={WORKER_HEADER: str(worker)}) as got:
+                assert {line["session"] for line in (await got.json())["sessions"]} == names
+        for name in names:
+            async with http.delete(f"{front.url}{PATH}/sessions/{name}") as gone:
+                assert gone.status == 204
+        async with http.delete(f"{front.url}{PATH}/sessions/{name}") as gone:
+            assert gone.status == 404
+
+
+async def test_draining_lets_sessions_end_and_takes_no_more() -> None:
+    async with make_front() as front, connect(front.url) as envs:
+        async with envs.open("tools/configdesk") as env:
+            await env.reset()
+            draining = asyncio.create_task(front.drain(60.0))
+            await until(lambda: any(worker.drained.is_set() for worker in front.alive.values()))
+            with pytest.raises(ServerFailed, match="stop"):
+                async with envs.open("tools/configdesk"):
+                    pass
+            await env.step(call("check"))
+            assert not draining.done()
+        await draining
+
+
+async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(front_module, "RESTART_SECONDS", 0.0)
+    async with (
+        make_front() as front,
+        connect(front.url) as envs,
+        envs.open("tools/configdesk") as lost,
+        envs.open("tools/configdesk") as kept,
+    ):
+        await lost.reset()
+        await kept.reset()
+        victim = front.alive[0]
+        victim.process.kill()
+        with pytest.raises(ServerFailed):
+            await lost.step(call("check"))
+        assert (await kept.step(call("check"))).record is not None
+        await until(lambda: 0 in front.alive and front.alive[0] is not victim)
+        async with envs.open("tools/configdesk") as env:
+            await env.reset()
+
+
+@shared
+async def test_a_client_that_dawdles_holds_up_nobody(front: Front) -> None:
+    _, writer = await asyncio.open_connection(front.host, front.port)
+    writer.write(b"GET /turnwise/v1 HTT")
+    await writer.drain()
+    async with connect(front.url) as envs, envs.open("tools/configdesk") as env:
+        await env.reset()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_what_a_server_refuses_is_refused_before_a_worker_starts() -> None:
+    for options, complaint in (
+        ({"sessions": 1}, "workers=2: must be from 1 to the number of sessions, 1"),
+        ({"host": "0.0.0.0"}, "set a token"),
+        ({"tls": ("a", "b")}, "put a proxy that speaks TLS before them"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            make_front(**options)
+
+
+async def test_a_worker_that_does_not_come_up_stops_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_module, "START_SECONDS", 0.0)
+    with pytest.raises(UsageError, match="did not start"):
+        async with make_front():
+            pass
+
+
+@given(index=st.integers(0, 9999))
+def test_what_a_worker_gives_out_leads_back_to_it(index: int) -> None:
+    secret = Place(index, index + 1).secret()
+    assert worker_of(f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secret}\r\n\r\n".encode()) == index
+    assert worker_of(f"GET / HTTP/1.1\r\nTurnwise-Lease: {secret}\r\n\r\n".encode()) == index
+
+
+@pytest.mark.parametrize(
+    ("head", "worker"),
+    [
+        (b"GET /turnwise/v1 HTTP/1.1\r\nTurnwise-Worker: 3\r\n\r\n", 3),
+        (b"GET / HTTP/1.1\r\nauthorization: bearer 1.x\r\nturnwise-lease: 2.y\r\n\r\n", 2),
+        (b"GET / HTTP/1.1\r\nTurnwise-Lease: 2.y\r\nTurnwise-Worker: 3\r\n\r\n", 3),
+        (b"GET /turnwise/v1 HTTP/1.1\r\nTurnwise-Worker: 3x\r\n\r\n", None),
+        (b"GET /Turnwise-Worker: 3\r\n\r\n", None),
+        (b"GET / HTTP/1.1\r\nAuthorization: Bearer a-long-secret\r\n\r\n", None),
+        (b"", None),
+        (b"\xff\x00", None),
+    ],
+)
+def test_where_a_head_leads(head: bytes, worker: int | None) -> None:
+    assert worker_of(head) == worker
