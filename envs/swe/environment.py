@@ -102,10 +102,6 @@ class SweEnv(Scaffold):
         assert beginning is not None
         return Bench(self.swe, self.sandbox_for(self.offered), beginning, self.sandboxes)
 
-    async def base(self, path: str) -> bytes | None:
-        """What a file held when the episode began."""
-        return (await self.base_files()).get(path)
-
     async def base_files(self) -> Tree:
         """The files when the episode began."""
         if self.swe.repository.kind != "image":
