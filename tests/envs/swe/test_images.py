@@ -20,7 +20,7 @@ TEST = "from calc import double\n\n\ndef test_five():\n    assert double(5) == 1
 
 
 class Testbed:
-    """This machine's programs, pytest where an environment of its own has it, and a repository with a past."""
+    """Programs of this machine, pytest in a place of its own, and a repository with a past."""
 
     __test__ = False
 
@@ -59,7 +59,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweTask:
 async def test_a_task_in_an_image(envs: LocalEnvs, task: SweTask) -> None:
     async with envs.open("swe/tasks", task=task.task("swe/tasks", 0)) as session:
         await session.reset()
-        seen = await session.step(call("shell", command="pwd; git log --all --oneline | wc -l; git status -s"))
+        look = "pwd; git log --all --oneline | wc -l; git status -s"
+        seen = await session.step(call("shell", command=look))
         assert seen.view.text == "/testbed\n1"
         step = await session.step(call("shell", command="sed -i 's/x + 1/x + x/' calc.py"))
         assert step.record is not None
