@@ -75,8 +75,7 @@ class Connection:
 
     async def _take(self, lease: Lease, message: WSMessage) -> None:
         if message.type is not WSMsgType.TEXT:
-            fault = Refusal(Code.INVALID_REQUEST, "the frame is not text").fault
-            self._outbox.put(_encode(FaultReply(id=None, fault=fault)))
+            self._refuse(Refusal(Code.INVALID_REQUEST, "the frame is not text"))
             return
         async for line in in_turn(message.data):
             try:
@@ -85,10 +84,15 @@ class Connection:
                     said = f"{lease.pending} requests of this client wait"
                     raise Refusal(Code.BUSY, said, request=request.id)
             except Refusal as refusal:
-                self._outbox.put(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
+                self._refuse(refusal)
             else:
                 lease.pending += 1
                 self._background.start(self._answer(lease, request, hash(line)))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer what was not carried out."""
+        self._service.tally.refused("frame", refusal.fault)
+        self._outbox.put(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
 
     async def _answer(self, lease: Lease, request: Request, mark: int) -> None:
         try:
@@ -111,9 +115,6 @@ class Connection:
             if not self._service.roster.knows(request.session):
                 lease.ledgers.pop(request.session, None)  # nothing there to repeat
             return _encode(FaultReply(id=request.id, fault=refusal.fault))
-        except Exception:
-            logger.exception("A request %s of session %s failed", request.type, request.session)
-            return _encode(FaultReply(id=request.id, fault=Refusal(Code.INTERNAL, "the server failed").fault))
 
     def abort(self) -> None:
         """Cut it, as a network does."""

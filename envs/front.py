@@ -15,6 +15,7 @@ import contextlib
 import logging
 import multiprocessing
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, Self
 
 from turnwise.envs.background import Background
 from turnwise.envs.errors import UsageError
+from turnwise.envs.logs import Level, Style
 from turnwise.envs.routing import END, MAX_HEAD, Place, worker_of
 from turnwise.envs.server import SESSIONS, EnvServer
 from turnwise.envs.worker import MAX_MESSAGE, run_worker
@@ -84,15 +86,17 @@ class Front:
 
     def __init__(
         self,
-        envs: list[str],
+        envs: Sequence[str],
         *,
         workers: int,
         host: str = "127.0.0.1",
         port: int = 8000,
         sessions: int = SESSIONS,
+        log: tuple[Style, Level] = ("text", "info"),
         **options: Any,
     ) -> None:
-        """``options`` are those of ``EnvServer``; ``sessions`` bounds those of all workers together.
+        """``options`` are those of ``EnvServer``; ``sessions`` bounds those of all workers together; ``log``
+        is how the workers write theirs.
 
         Raises ``UsageError`` for what that refuses, for TLS, and for fewer sessions than workers.
         """
@@ -101,7 +105,7 @@ class Front:
         if options.get("tls") is not None:
             raise UsageError(f"tls with workers={workers}: put a proxy that speaks TLS before them")
         each = -(-sessions // workers)
-        self._options = {"envs": envs, "host": host, "sessions": each, **options}
+        self._log, self._options = log, {"envs": envs, "host": host, "sessions": each, **options}
         EnvServer(**self._options)  # says what is wrong with them
         self.host, self.port, self.workers = host, port, workers
         self.alive: dict[int, Worker] = {}
@@ -200,7 +204,7 @@ class Front:
         ours.setblocking(False)
         process = multiprocessing.get_context("spawn").Process(
             target=run_worker,
-            args=(theirs, Place(index, self.workers, self._folder), self._options),
+            args=(theirs, Place(index, self.workers, self._folder), self._log, self._options),
             name=f"turnwise worker {index}",
         )
         with theirs:

@@ -11,12 +11,14 @@ import logging
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Literal
 
 from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.journal import SessionLog
 from turnwise.envs.listing import SessionLine
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
+from turnwise.envs.tally import EnvTally
 from turnwise.envs.types import AgentView, StepRecord
 from turnwise.envs.wire import GRACE_SECONDS, Role, SessionInfo
 
@@ -91,15 +93,18 @@ class Held:
         session: Session,
         owner: Owner,
         agent_token: str,
+        tally: EnvTally,
         log: SessionLog | None = None,
     ) -> None:
         self.name, self.spec, self.session, self.owner, self.log = name, spec, session, owner, log
-        self.agent_token = agent_token
+        self.agent_token, self.tally = agent_token, tally
         self.view: AgentView | None = None
         """What the agent saw last."""
         self.records: list[StepRecord] = []
         """One for each turn."""
-        self.opened = time.monotonic()
+        self.opened = self.called = time.monotonic()
+        self.caller: Role = "trainer"
+        """Who made the last call, at ``called``."""
         self.expiry: asyncio.TimerHandle | None = None
         """Closes it at its age."""
         self.closed = False
@@ -133,6 +138,10 @@ class Held:
         self.view, records = self._snapshots[name]
         self.records = list(records)
 
+    def call(self, caller: Principal) -> None:
+        """Somebody asks something of it."""
+        self.called, self.caller = time.monotonic(), caller.role
+
     def info(self, caller: Principal) -> SessionInfo:
         """How it stands, as far as the caller may know."""
         agent, trainer = caller.role == "agent", caller.role == "trainer"
@@ -150,14 +159,26 @@ class Held:
             agent_token=self.agent_token if trainer else None,
         )
 
-    def line(self) -> SessionLine:
-        """How it stands, for an operator."""
+    def line(self, worker: int) -> SessionLine:
+        """How it stands in that worker process, for an operator."""
+        now, session = time.monotonic(), self.session
+        state: Literal["new", "running", "waiting", "ended"] = "waiting"
+        if self.scope is not None:
+            state = "running"
+        elif session.end is not None:
+            state = "ended"
+        elif self.view is None:
+            state = "new"
         return SessionLine(
             session=self.name,
             env=str(self.spec),
-            turn=self.session.turn,
-            end=self.session.end,
-            age=time.monotonic() - self.opened,
+            worker=worker,
+            turn=session.turn,
+            state=state,
+            end=session.end,
+            age=now - self.opened,
+            idle=now - self.called,
+            caller=self.caller,
         )
 
     async def close(self, reason: Refusal) -> None:

@@ -145,8 +145,11 @@ class Journal:
     """The folder of the files. Use it as ``async with``."""
 
     def __init__(self, folder: Path) -> None:
+        self.written = 0
+        """Bytes since it was begun."""
         self._folder = folder
-        self._dirty: set[SessionLog] = set()
+        self.dirty: set[SessionLog] = set()
+        """What was written to, but not forced to the disk."""
         self._syncer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -178,7 +181,7 @@ class Journal:
             raise Refusal(Code.DUPLICATE_SESSION, f"the journal has a session {name!r} already") from None
         except OSError as error:
             raise Refusal(Code.JOURNAL, f"a journal cannot be begun: {error.strerror}") from error
-        log = SessionLog(file, self._dirty)
+        log = SessionLog(file, self)
         opened = Opened(session=name, env=env, ref=ref, public=public, parent=parent, time=time.time())
         try:
             log.write(opened)
@@ -194,8 +197,8 @@ class Journal:
             await asyncio.shield(self._sync_now())
 
     async def _sync_now(self) -> None:
-        logs = tuple(self._dirty)
-        self._dirty.clear()
+        logs = tuple(self.dirty)
+        self.dirty.clear()
         if logs:
             await asyncio.to_thread(self._flush, logs)
 
@@ -212,9 +215,9 @@ class Journal:
 class SessionLog:
     """One session's file."""
 
-    def __init__(self, file: int, dirty: set[SessionLog]) -> None:
+    def __init__(self, file: int, journal: Journal) -> None:
         self.entries = 0
-        self._file, self._dirty = file, dirty
+        self._file, self._journal = file, journal
         self._size = 0
         self._closed = False
         self._failed: OSError | None = None
@@ -234,13 +237,14 @@ class SessionLog:
             self._failed = error
             raise Refusal(Code.JOURNAL, f"the call could not be journalled: {error.strerror}") from error
         self._size += written
+        self._journal.written += written
         self.entries += 1
-        self._dirty.add(self)
+        self._journal.dirty.add(self)
 
     def close(self) -> None:
         """Nothing more comes; the file is closed when it is on the disk."""
         self._closed = True
-        self._dirty.add(self)
+        self._journal.dirty.add(self)
 
     def flush(self) -> None:
         """Force it to the disk; in a thread."""

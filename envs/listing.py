@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from turnwise.envs.types import EndReason, JsonSchema, Model, Split, ToolSpec
-from turnwise.envs.wire import PROTOCOL, SessionId
+from turnwise.envs.wire import PROTOCOL, Role, SessionId
 
 
 class EnvInfo(Model):
@@ -40,10 +40,17 @@ class SessionLine(Model):
 
     session: SessionId
     env: str
+    worker: int
     turn: int
+    state: Literal["new", "running", "waiting", "ended"]
+    """Not yet reset, carrying out a call, waiting for one, or with its episode over."""
     end: EndReason | None
     age: float
     """Seconds since it was opened."""
+    idle: float
+    """Seconds since its last call began."""
+    caller: Role
+    """Who made that."""
 
 
 class SessionList(Model):

@@ -8,7 +8,7 @@ is one of the pool's that was restored to a snapshot in place. Everything ends w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 from typing import Self
@@ -23,7 +23,7 @@ from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
 from turnwise.sandbox.images import Store
-from turnwise.sandbox.pool import Pool
+from turnwise.sandbox.pool import Pool, PoolMetrics
 
 PATIENCE = 600.0
 """Seconds a session waits for a sandbox: what the episodes before it may take."""
@@ -102,6 +102,11 @@ class LocalEnvs:
         if names is None:
             return record.model_copy(update={"image": str(spec.root)})
         return record.model_copy(update={"image": ", ".join(names), "digest": spec.root.name})
+
+    @property
+    def pools(self) -> Sequence[PoolMetrics]:
+        """How the pools of sandboxes are doing."""
+        return [pool.metrics for pool in self._pools.values()]
 
     # -- SandboxSource
 

@@ -19,9 +19,11 @@ from turnwise.envs.faults import Code, Refusal
 from turnwise.envs.held import Held, Owner, Scope
 from turnwise.envs.journal import Branch, Forked, Journal, SessionLog
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.logs import About
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.routing import Place
 from turnwise.envs.session import Session
+from turnwise.envs.tally import Tally
 from turnwise.envs.types import Task
 from turnwise.sandbox.contract import SandboxError
 
@@ -41,8 +43,9 @@ class Roster:
         max_age: float | None,
         journal: Journal | None,
         place: Place,
+        tally: Tally,
     ) -> None:
-        self.sessions, self.patience, self.place = sessions, patience, place
+        self.sessions, self.patience, self.place, self.tally = sessions, patience, place, tally
         self.draining = False
         """No session is opened any more."""
         self.on_close: list[Callable[[str], None]] = []
@@ -111,7 +114,8 @@ class Roster:
                 if last is None:
                     self._places.release()
                 raise
-            held = self._hold(Held(name, spec, session, owner, self.place.secret(), log))
+            token, tally = self.place.secret(), self.tally.env(spec.name)
+            held = self._hold(Held(name, spec, session, owner, token, tally, log))
         if last is not None:
             await self._part_with(last)
         return held
@@ -126,7 +130,8 @@ class Roster:
     async def _wait_for_place(self) -> None:
         try:
             async with asyncio.timeout(self.patience):
-                await self._places.acquire()
+                with self.tally.queued():
+                    await self._places.acquire()
         except TimeoutError:
             raise Refusal(Code.BUSY, f"no place came free within {self.patience:g} s") from None
 
@@ -150,7 +155,7 @@ class Roster:
             ]
 
     def _twin(self, held: Held, name: str, session: Session, owner: Owner, log: SessionLog | None) -> Held:
-        twin = Held(name, held.spec, session, owner, self.place.secret(), log)
+        twin = Held(name, held.spec, session, owner, self.place.secret(), held.tally, log)
         twin.view, twin.records = held.view, list(held.records)
         return twin
 
@@ -208,6 +213,9 @@ class Roster:
         self._held[held.name] = held
         self._agents[_hash(held.agent_token)] = held
         self._empty.clear()
+        held.tally.opened += 1
+        with About(held.name, held.tally.name):
+            logger.info("session opened")
         if self._max_age is not None:
             loop = asyncio.get_running_loop()
             held.expiry = loop.call_later(self._max_age, self._expire, held.name)
@@ -235,11 +243,15 @@ class Roster:
         del self._held[held.name]
         held.owner.names.discard(held.name)
         del self._agents[_hash(held.agent_token)]
-        try:
-            await held.close(reason)
-        finally:
-            for tell in self.on_close:
-                tell(held.name)
+        with About(held.name, held.tally.name):
+            try:
+                await held.close(reason)
+            finally:
+                for tell in self.on_close:
+                    tell(held.name)
+                held.tally.closed[held.session.end or "none"] += 1
+                said = held.session.end or reason
+                logger.info("session closed after %d turns: %s", held.session.turn, said)
 
     async def leave(self, owner: Owner) -> None:
         """Close what an owner opened or is opening."""

@@ -10,6 +10,10 @@
 ``GET /turnwise/v1/environments/NAME``   tools, milestones, channels, options, splits
 ``GET /turnwise/v1/sessions``            the sessions that are open; for admin and trainer
 ``DELETE /turnwise/v1/sessions/NAME``    closes one; for admin and trainer
+``GET /turnwise/v1/status``              how the server is doing; for admin and trainer
+``GET /metrics``                         the same for Prometheus; for admin and trainer
+``GET /``                                a page that shows it; for everyone, without anything in it
+``GET /openapi.json``                    these routes; for everyone
 ======================================== ==================================================
 
 Each client owns the sessions it opens, for a lease longer than it stays connected. Without a token
@@ -20,38 +24,46 @@ in a browser on this machine could send.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from turnwise.envs.background import Background
 from turnwise.envs.connection import Connection
 from turnwise.envs.errors import UsageError
-from turnwise.envs.faults import MAX_FRAME, Code, Refusal
+from turnwise.envs.faults import MAX_FRAME, Code, Fault, Refusal
 from turnwise.envs.held import Principal
 from turnwise.envs.hosts import is_loopback
 from turnwise.envs.journal import Journal
 from turnwise.envs.lease import Leases
 from turnwise.envs.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.openenv.app import OpenEnv, failures_as_openenv
+from turnwise.envs.openapi import operations
+from turnwise.envs.openenv.app import OpenEnv, at_root, failures_as_openenv
 from turnwise.envs.openenv.aside import AT_ONCE
+from turnwise.envs.operations import FAULT, Operations, counted, http_log
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.routing import Place
 from turnwise.envs.service import Service
 from turnwise.envs.siblings import Siblings
+from turnwise.envs.status import Report, SandboxCounts, added_up
+from turnwise.envs.tally import Tally
 from turnwise.envs.tokens import Tokens, token_of
 from turnwise.envs.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
+
+logger = logging.getLogger(__name__)
 
 SESSIONS = 128
 """Open at once, if not told otherwise."""
@@ -92,8 +104,8 @@ class EnvServer:
     ) -> None:
         """``port`` 0 is any free one; ``token`` is the trainer's, or those of all roles; ``tls`` names the
         files of a certificate and its key; ``sessions`` bounds those open at once; ``patience``, ``lease``
-        and ``max_age`` are seconds; ``journal`` is a folder. With ``place`` it does not listen: it is one of
-        several workers, and its connections come by :meth:`adopt` (see :mod:`turnwise.envs.front`).
+        and ``max_age`` are seconds; ``journal`` is a folder. With a ``place`` among several
+        workers it does not listen: its connections come by :meth:`adopt` (see :mod:`turnwise.envs.front`).
 
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
@@ -106,12 +118,14 @@ class EnvServer:
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
         tokens = _tokens(token, host)
-        self.host, self.port, self._place = host, port, place
+        self.host, self.port, self._place = host, port, place or Place()
         self._open_to_all = not tokens.roles
         self._tls = None if tls is None else _tls(*tls)
         self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
+        self._tally = Tally()
+        self._siblings = Siblings(self._place, self._report, self._close_own)
         self._roster = Roster(
             self._local,
             self._background,
@@ -119,13 +133,15 @@ class EnvServer:
             patience=patience,
             max_age=max_age,
             journal=self._journal,
-            place=place or Place(),
+            place=self._place,
+            tally=self._tally,
         )
         self._service = Service(self._roster, self._specs, tokens)
         self._leases = Leases(self._roster, self._background, seconds=lease, clients=64 + 4 * sessions)
+        self.routes: Sequence[web.AbstractRoute] = ()
+        """What it answers over HTTP, once it listens."""
         self._sockets: set[web.WebSocketResponse] = set()
         self._http: web.Server | None = None
-        self._siblings = Siblings(place or Place())
         self._stack = AsyncExitStack()
 
     @property
@@ -136,36 +152,37 @@ class EnvServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        app = web.Application(middlewares=[_faults_as_json, failures_as_openenv], client_max_size=MAX_FRAME)
+        middlewares = [counted(self._tally), _faults_as_json, failures_as_openenv]
+        app = web.Application(middlewares=middlewares, client_max_size=MAX_FRAME)
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
         app.router.add_get(f"{PATH}/environments", self._list)
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
         app.router.add_get(f"{PATH}/sessions", self._sessions)
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
+        names = [str(spec) for spec in self._specs]
+        routes = [*operations(names), *at_root(self._specs[0])]
+        Operations(self._siblings, self._operator, routes).add_to(app)
         OpenEnv(self._service, self._local, self._caller, self._sockets).add_to(app, self._specs)
         app.on_shutdown.append(self._say_goodbye)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * CLOSE_SECONDS)
+        self.routes = tuple(app.router.routes())
+        runner = web.AppRunner(app, access_log=None, logger=http_log(), shutdown_timeout=2 * CLOSE_SECONDS)
         async with AsyncExitStack() as stack:
             if self._journal is not None:
                 await stack.enter_async_context(self._journal)
             await stack.enter_async_context(self._local)
+            await stack.enter_async_context(self._siblings)
             stack.push_async_callback(self._background.close)
             stack.push_async_callback(self._roster.stop)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await stack.enter_async_context(self._siblings)
             self._http = runner.server
-            await self._listen(runner)
+            if self._place.folder is None:
+                await self._listen(runner)
             self._stack = stack.pop_all()
         return self
 
     async def _listen(self, runner: web.AppRunner) -> None:
-        if self._place is not None and self._place.folder is not None:
-            path = Siblings.path(self._place.folder, self._place.index)
-            path.unlink(missing_ok=True)  # of one before this, which died
-            await web.UnixSite(runner, path).start()
-            return
         try:
             await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
         except OSError as error:
@@ -237,22 +254,45 @@ class EnvServer:
                 return self._service.describe(spec)
         raise Refusal(Code.NOT_FOUND, f"no environment {name!r} is served here")
 
-    async def _sessions(self, request: web.Request) -> web.Response:
+    def _operator(self, request: web.Request) -> None:
         self._caller(request, but=["agent", "grader"])
-        sessions = [held.line() for held in self._roster.held]
-        for answer in await self._siblings.ask(request):
-            sessions += SessionList.model_validate_json(answer.body).sessions
-        return _json(SessionList(sessions=tuple(sessions)))
+
+    async def _sessions(self, request: web.Request) -> web.Response:
+        self._operator(request)
+        reports, _ = await self._siblings.reports()
+        return _json(SessionList(sessions=tuple(line for report in reports for line in report.sessions)))
+
+    def _report(self) -> Report:
+        """How this process is doing."""
+        tally, pools, journal = self._tally, self._local.pools, self._journal
+        return Report(
+            worker=self._place.index,
+            uptime=tally.clock() - tally.started,
+            draining=self._roster.draining,
+            places=self._roster.sessions,
+            waiting=tally.waiting,
+            connections=len(self._sockets),
+            sessions=tuple(held.line(self._place.index) for held in self._roster.held),
+            envs=tuple(env.counts() for env in tally.envs.values()),
+            requests=tuple((kind, code, count) for (kind, code), count in tally.requests.items()),
+            steps_by_second=tally.rate.by_second(),
+            sandboxes=added_up([SandboxCounts(**asdict(pool)) for pool in pools]),
+            journal_bytes=None if journal is None else journal.written,
+            errors=tuple(tally.errors),
+        )
 
     async def _close(self, request: web.Request) -> web.Response:
-        self._caller(request, but=["agent", "grader"])
+        self._operator(request)
         name = request.match_info["name"]
-        if not self._roster.knows(name):
-            if any(answer.status == HTTPStatus.NO_CONTENT for answer in await self._siblings.ask(request)):
-                return web.Response(status=HTTPStatus.NO_CONTENT)
+        if not (await self._close_own(name) or await self._siblings.close(name)):
             raise Refusal(Code.UNKNOWN_SESSION, f"there is no session {name!r}")
-        await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
         return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def _close_own(self, name: str) -> bool:
+        known = self._roster.knows(name)
+        if known:
+            await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
+        return known
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         caller = self._caller(request)
@@ -282,6 +322,7 @@ class EnvServer:
 
 
 def _tokens(token: str | Tokens | None, host: str) -> Tokens:
+    """Raises ``UsageError`` where there must be one and is none."""
     if not isinstance(token, Tokens):
         token = Tokens.of({} if token is None else {"trainer": token})
     if not token.roles and not is_loopback(host):
@@ -305,16 +346,29 @@ def _json(body: BaseModel, status: int = HTTPStatus.OK) -> web.Response:
     return web.json_response(text=body.model_dump_json(), status=status)
 
 
+def _told(fault: Fault, status: int) -> web.Response:
+    answer = _json(fault, status)
+    answer[FAULT] = fault
+    return answer
+
+
 @web.middleware
 async def _faults_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refusal as refusal:
         fault = refusal.fault
-        answer = _json(fault, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
+        answer = _told(fault, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
         if fault.retry_after is not None:
-            answer.headers["Retry-After"] = f"{fault.retry_after:.0f}"
+            answer.headers[hdrs.RETRY_AFTER] = f"{fault.retry_after:.0f}"
         return answer
     except web.HTTPClientError as error:
         code = Code.NOT_FOUND if error.status == HTTPStatus.NOT_FOUND else Code.INVALID_REQUEST
-        return _json(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)
+        answer = _told(Refusal(code, f"{request.method} {request.path}: {error.reason}").fault, error.status)
+        if hdrs.ALLOW in error.headers:
+            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return answer
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        fault = Refusal(Code.INTERNAL, "the server failed").fault
+        return _told(fault, HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -6,6 +6,7 @@ stripped of rewards.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from turnwise.envs.env import describe
@@ -15,6 +16,7 @@ from turnwise.envs.held import Held, Owner, Principal
 from turnwise.envs.journal import Concluded, Restored, Snapped, WasReset, stepped, view_hash
 from turnwise.envs.listing import EnvInfo
 from turnwise.envs.local import find_task
+from turnwise.envs.logs import About
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.roster import Roster
 from turnwise.envs.session import EpisodeFailed, Session
@@ -44,12 +46,15 @@ from turnwise.envs.wire import (
 )
 from turnwise.sandbox.contract import SandboxError
 
+logger = logging.getLogger(__name__)
+
 
 class Service:
     """The environments on offer and the sessions that are open."""
 
     def __init__(self, roster: Roster, specs: Sequence[EnvSpec], tokens: Tokens) -> None:
         self.roster, self.specs = roster, tuple(specs)
+        self.tally = roster.tally
         self._tokens = tokens
 
     def principal(self, token: str | None) -> Principal:
@@ -81,28 +86,44 @@ class Service:
         )
 
     async def answer(self, caller: Principal, request: Request, owner: Owner) -> Reply:
-        """Carry out a request. Raises :class:`Refusal`."""
-        _permit(caller, request)
+        """Carry out a request, and count it. Raises :class:`Refusal`."""
+        with About(request.session, request=request.id) as subject:
+            try:
+                reply = await self._classified(caller, request, owner, subject)
+            except Refusal as refusal:
+                env = None if subject.env is None else self.tally.env(subject.env)
+                self.tally.refused(request.type, refusal.fault, request.session, env)
+                raise
+            self.tally.answered(request.type)
+            return reply
+
+    async def _classified(self, caller: Principal, request: Request, owner: Owner, subject: About) -> Reply:
         try:
-            return await self._answer(caller, request, owner)
+            _permit(caller, request)
+            return await self._answer(caller, request, owner, subject)
+        except Refusal:
+            raise
         except EpisodeFailed as failure:
             raise Refusal(Code.EPISODE_FAILED, str(failure), end=failure.end) from failure
         except SandboxError as failure:
             raise Refusal(Code.SANDBOX, str(failure)) from failure
         except UsageError as mistake:
             raise Refusal(Code.USAGE, str(mistake)) from mistake
+        except Exception as failure:
+            logger.exception("A request %s failed", request.type)
+            raise Refusal(Code.INTERNAL, "the server failed") from failure
 
-    async def _answer(self, caller: Principal, request: Request, owner: Owner) -> Reply:
+    async def _answer(self, caller: Principal, request: Request, owner: Owner, subject: About) -> Reply:
         # By the tag, the commonest first: an isinstance that fails costs more with pydantic's models.
         if request.type == "step":
-            return await self._step(caller, request)
+            return await self._step(caller, request, subject)
         if request.type == "open":
             held = await self._open(request, owner)
             return SessionReply(id=request.id, info=held.info(caller))
         if request.type == "close":
             await self.roster.close(request.session)
             return CloseReply(id=request.id)
-        held = self.roster.find(request.session)
+        held = self._find(caller, request, subject)
         if request.type == "attach":
             return SessionReply(id=request.id, info=held.info(caller))
         if request.type == "records":
@@ -119,6 +140,12 @@ class Service:
             if request.type == "snapshot":
                 return await self._snapshot(held, session, request)
             return await self._restore(held, session, request)
+
+    def _find(self, caller: Principal, request: Request, subject: About) -> Held:
+        held = self.roster.find(request.session)
+        held.call(caller)
+        subject.env = held.tally.name
+        return held
 
     def _seconds(self, held: Held, request: Request) -> float:
         return answer_seconds(request, held.session.limits, self.roster.patience)
@@ -152,16 +179,18 @@ class Service:
 
     # -- one call of one session, which has it to itself
 
-    async def _step(self, caller: Principal, request: StepRequest) -> StepReply:
-        held = self.roster.find(request.session)
+    async def _step(self, caller: Principal, request: StepRequest, subject: About) -> StepReply:
+        held = self._find(caller, request, subject)
         async with held.alone(self._seconds(held, request)) as session:
             held.check_going()
             step = await session.step(request.action)
             assert step.record is not None
+            held.tally.stepped(step.record.seconds)
             held.view = step.view
             held.records.append(step.record)
             if held.log is not None:
                 held.log.write(stepped(request.action, step))
+        self._note_end(held, step.record.error)
         if caller.role == "agent":
             step = step.model_copy(update={"record": None})
         return StepReply(id=request.id, step=step)
@@ -179,10 +208,17 @@ class Service:
         error = await session.conclude(request.end, request.error)
         end, score = session.end, session.score
         assert end is not None
+        self._note_end(held, error)
         if held.log is not None:
             asked = Concluded(asked=request.end, error=request.error, end=end, score=score)
             held.log.write(asked)
         return ConcludeReply(id=request.id, end=end, score=score, error=error)
+
+    def _note_end(self, held: Held, error: str) -> None:
+        """Where the episode ended and it was not the agent's doing, that is an error."""
+        end = held.session.end
+        if end is not None and not end.trainable:
+            self.tally.failed(end, end, error, held.name, held.tally)
 
     async def _snapshot(self, held: Held, session: Session, request: SnapshotRequest) -> SnapshotReply:
         held.check_going()

@@ -1,76 +1,103 @@
-"""What a worker asks the others of its server: the sessions of all, or to close one that is not its own.
+"""The worker processes of one server, which tell each other how they are doing.
 
-Every worker also listens on a Unix socket in a folder that only this user can enter. A request that concerns
-the whole server is sent on to the others as it came, token included, with a mark that it is to be answered
-for one worker alone.
+Each listens on a Unix socket in a folder of the server's own, which only its user may enter: who asks there
+for a report gets it, and who asks for a session to be closed learns whether it was this worker's. So
+whichever worker an operator reaches can answer for the whole server. A worker that does not answer is down.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
+from pydantic import ValidationError
 
 from turnwise.envs.routing import Place
+from turnwise.envs.status import Report
 
-MARK = "Turnwise-Sibling"
-SECONDS = 10.0
-"""How long one may take to answer; without an answer it is passed over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What another worker answered."""
-
-    status: int
-    body: bytes
+ANSWER_SECONDS = 2.0
+CLOSE_SECONDS = 60.0
+"""How long a worker may take to close a session."""
+SUFFIX = ".sock"
+REPORT = "report"
+CLOSE = "close "
+CLOSED = b"closed"
 
 
 class Siblings:
-    """The other workers, from ``async with`` to its end."""
+    """The workers beside the one of this ``place``, from ``async with`` on.
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._clients: list[ClientSession] = []
+    ``report`` makes this worker's; ``close`` closes a session and says whether there was one.
+    """
+
+    def __init__(
+        self, place: Place, report: Callable[[], Report], close: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        self._place, self._report, self._close = place, report, close
         self._stack = AsyncExitStack()
 
-    @staticmethod
-    def path(folder: Path, index: int) -> Path:
-        """Where a worker listens for the others."""
-        return folder / f"{index}.sock"
-
     async def __aenter__(self) -> Self:
-        folder, own = self._place.folder, self._place.index
-        for index in range(self._place.workers) if folder is not None else ():
-            if index != own and folder is not None:
-                client = ClientSession(
-                    connector=UnixConnector(str(self.path(folder, index))), timeout=ClientTimeout(SECONDS)
-                )
-                self._clients.append(await self._stack.enter_async_context(client))
+        if self._place.folder is not None:
+            path = self._path(self._place.folder, self._place.index)
+            path.unlink(missing_ok=True)  # of one before this, which died
+            await self._stack.enter_async_context(await asyncio.start_unix_server(self._tell, path))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def ask(self, request: web.Request) -> Sequence[Answer]:
-        """The same of every other worker that answers; nothing where the request came from one of them."""
-        if MARK in request.headers:
-            return ()
+    async def reports(self) -> tuple[list[Report], list[int]]:
+        """The reports of all workers, this one's among them, and the numbers of those that are down."""
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(self._ask(client, request)) for client in self._clients]
-        return tuple(answer for task in asked if (answer := task.result()) is not None)
+            asked = [tasks.create_task(self._ask(worker, REPORT, ANSWER_SECONDS)) for worker in self._others]
+        told, down = [self._report()], []
+        for worker, task in zip(self._others, asked, strict=True):
+            try:
+                told.append(Report.model_validate_json(task.result()))
+            except ValidationError:
+                down.append(worker)
+        return sorted(told, key=lambda report: report.worker), down
 
-    async def _ask(self, client: ClientSession, request: web.Request) -> Answer | None:
-        headers = {MARK: "1", "Host": request.host}
-        headers |= {name: value for name, value in request.headers.items() if name == "Authorization"}
-        url = f"http://{request.host}{request.path_qs}"
+    async def close(self, session: str) -> bool:
+        """Close a session of another worker; whether one had it."""
+        for worker in self._others:
+            if await self._ask(worker, CLOSE + session, CLOSE_SECONDS) == CLOSED:
+                return True
+        return False
+
+    @property
+    def _others(self) -> list[int]:
+        return [worker for worker in range(self._place.workers) if worker != self._place.index]
+
+    def _path(self, folder: Path, worker: int) -> Path:
+        return folder / f"{worker}{SUFFIX}"
+
+    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with client.request(request.method, url, headers=headers) as response:
-                return Answer(response.status, await response.read())
-        except (ClientError, OSError, TimeoutError):
-            return None  # just being replaced
+            async with asyncio.timeout(CLOSE_SECONDS):
+                asked = (await reader.readline()).decode().rstrip("\n")
+                if asked == REPORT:
+                    writer.write(self._report().model_dump_json().encode())
+                elif asked.startswith(CLOSE) and await self._close(asked.removeprefix(CLOSE)):
+                    writer.write(CLOSED)
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError):
+            writer.transport.abort()
+
+    async def _ask(self, worker: int, words: str, seconds: float) -> bytes:
+        """What another worker says; nothing where it is down."""
+        assert self._place.folder is not None
+        try:
+            async with asyncio.timeout(seconds):
+                reader, writer = await asyncio.open_unix_connection(self._path(self._place.folder, worker))
+                try:
+                    writer.write(f"{words}\n".encode())
+                    return await reader.read()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return b""

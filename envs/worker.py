@@ -19,6 +19,7 @@ import socket
 from typing import Any
 
 from turnwise.envs.background import Background
+from turnwise.envs.logs import Level, Style, writing_log
 from turnwise.envs.routing import Place
 from turnwise.envs.server import EnvServer
 
@@ -27,11 +28,13 @@ REPORT_SECONDS = 0.05
 MAX_MESSAGE = 64
 
 
-def run_worker(control: socket.socket, place: Place, options: dict[str, Any]) -> None:
+def run_worker(
+    control: socket.socket, place: Place, log: tuple[Style, Level], options: dict[str, Any]
+) -> None:
     """Serve what comes over ``control`` until SIGTERM or the front's end: the process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which tells us
     control.setblocking(False)
-    with control:
+    with control, writing_log(*log, place.index):
         asyncio.run(_run(control, place, options))
 
 

@@ -21,11 +21,13 @@ from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import MAX_FRAME, Code, Refusal
 from turnwise.envs.held import Principal
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.openapi import Operation, operations
 from turnwise.envs.openenv.aside import Aside
 from turnwise.envs.openenv.directory import Directory
 from turnwise.envs.openenv.messages import problems
 from turnwise.envs.openenv.mount import Mount
 from turnwise.envs.openenv.offer import Offer
+from turnwise.envs.openenv.openapi import described
 from turnwise.envs.openenv.route import Call, Route
 from turnwise.envs.openenv.routes import ROUTES, HttpFailure
 from turnwise.envs.openenv.sockets import GymSocket, McpSocket, Socket
@@ -38,7 +40,15 @@ logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 5.0
 """How long a client may take to say goodbye."""
 ANYONE = Principal("agent")
-STATUS = {Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED, Code.FORBIDDEN: HTTPStatus.FORBIDDEN}
+SPARE = 64
+"""Sockets beyond four for every session, refused ones that are not yet closed included."""
+OWN = {operation.path for operation in operations([])}
+"""The paths of the server's own; at the root they go first."""
+STATUS = {
+    Code.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
+    Code.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Code.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
+}
 
 
 class OpenEnv:
@@ -65,7 +75,7 @@ class OpenEnv:
 
     def _mount(self, app: web.Application, mount: Mount) -> None:
         for route in ROUTES:
-            if mount.path or route.path != "/health":  # the server's own
+            if mount.path or route.path not in OWN:
                 path = mount.path + route.path.replace("{env_name}", "{env_name:.+}")
                 app.router.add_route(route.method, path, self._handler(mount, route))
         app.router.add_get(f"{mount.path}/ws", self._connector(mount, GymSocket))
@@ -88,10 +98,14 @@ class OpenEnv:
     def _connector(self, mount: Mount, kind: type[Socket]) -> Handler:
         async def connect(request: web.Request) -> web.StreamResponse:
             caller = self._caller(request)
+            if len(self._sockets) >= SPARE + 4 * self._service.roster.sessions:
+                raise Refusal(Code.BUSY, f"{len(self._sockets)} clients are connected")
             socket = web.WebSocketResponse(
                 heartbeat=HEARTBEAT, max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_SECONDS
             )
             if not socket.can_prepare(request).ok:
+                if kind is McpSocket:
+                    raise web.HTTPMethodNotAllowed(request.method, [hdrs.METH_POST])
                 raise HttpFailure(HTTPStatus.NOT_FOUND, "Not Found")
             await socket.prepare(request)
             self._sockets.add(socket)
@@ -110,10 +124,15 @@ class OpenEnv:
         await asyncio.wait([watching])
 
 
+def at_root(spec: EnvSpec) -> list[Operation]:
+    """What there is at the root of a server whose first environment this is."""
+    return described([route for route in ROUTES if route.path not in OWN], Offer(spec).name)
+
+
 @web.middleware
 async def failures_as_openenv(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outside our own protocol a failure is said in OpenEnv's way."""
-    if request.path.startswith(PATH):
+    if request.path in OWN or request.path.startswith(PATH):
         return await handler(request)
     try:
         return await handler(request)
@@ -128,7 +147,10 @@ async def failures_as_openenv(request: web.Request, handler: Handler) -> web.Str
         wants_socket = request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
         return _json({"detail": error.reason}, HTTPStatus.FORBIDDEN if wants_socket else error.status)
     except web.HTTPClientError as error:
-        return _json({"detail": error.reason}, error.status)
+        answer = _json({"detail": error.reason}, error.status)
+        if hdrs.ALLOW in error.headers:
+            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return answer
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return web.Response(text="Internal Server Error", status=HTTPStatus.INTERNAL_SERVER_ERROR)

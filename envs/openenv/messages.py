@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from turnwise.envs.types import TaskPublic, TaskRef
+from turnwise.envs.types import SPLITS, TaskPublic, TaskRef
 
 
 class Closed(BaseModel):
@@ -75,7 +75,7 @@ class ResetData(Open):
 
     seed: int | None = None
     episode_id: str | None = None
-    split: str = "train"
+    split: str = Field(default="train", json_schema_extra={"enum": list(SPLITS)})
     task: KnownTask | None = None
 
 
@@ -146,7 +146,7 @@ FRAMES: dict[object, type[Frame]] = {
 class SplitBody(Closed):
     """Names a split."""
 
-    split: str
+    split: str = Field(json_schema_extra={"enum": list(SPLITS)})
 
 
 class TaskBody(SplitBody):

@@ -1,45 +1,48 @@
-"""The OpenAPI document of the routes, made from their table."""
+"""OpenEnv's routes as the OpenAPI document lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
+from pydantic import BaseModel
+
+from turnwise.envs.openapi import JSON, Operation
 from turnwise.envs.openenv.route import Route
+from turnwise.envs.wire import Role
 
-VERSION = "1.0.0"
-"""Of OpenEnv's HTTP interface; its validator knows the major number."""
-
-
-def openapi(title: str, description: str, routes: Sequence[Route], base: str) -> dict[str, Any]:
-    """The document for one environment, whose routes begin at ``base``."""
-    paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": title, "description": description, "version": VERSION},
-        "servers": [{"url": base or "/"}],
-        "paths": paths,
-    }
+CALLERS: dict[str, tuple[Role, ...] | None] = {
+    "everyone": None,
+    "agents": ("trainer", "agent", "grader", "admin"),
+    "trainer": ("trainer", "grader", "admin"),
+}
 
 
-def _operation(route: Route) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "summary": route.summary,
-        "responses": {"200": {"description": "Done", "content": {"application/json": {"schema": {}}}}},
-    }
-    if "{env_name}" in route.path:
-        operation["parameters"] = [
-            {"name": "env_name", "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
-        operation["responses"]["404"] = {"description": "No environment of that name is here"}
-    if route.body is not None:
-        needed = any(field.is_required() for field in route.body.model_fields.values())
-        schema = route.body.model_json_schema()
-        operation["requestBody"] = {
-            "required": needed,
-            "content": {"application/json": {"schema": schema}},
-        }
-        operation["responses"]["422"] = {"description": "The body does not fit"}
-    return operation
+class Failure(BaseModel):
+    """What is answered to a call that fails."""
+
+    detail: str | list[dict[str, Any]]
+
+
+def described(routes: Sequence[Route], environment: str) -> list[Operation]:
+    """The routes of an environment."""
+    return [
+        Operation(
+            route.method,
+            route.path,
+            route.summary,
+            {HTTPStatus.OK: JSON},
+            faults=_faults(route),
+            names=[environment],
+            body=route.body,
+            callers=CALLERS[route.who],
+            fault=Failure,
+        )
+        for route in routes
+    ]
+
+
+def _faults(route: Route) -> tuple[HTTPStatus, ...]:
+    unknown = (HTTPStatus.NOT_FOUND,) if "{" in route.path else ()
+    return unknown if route.body is None else (*unknown, HTTPStatus.UNPROCESSABLE_ENTITY)

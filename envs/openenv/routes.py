@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from turnwise.envs import openapi
 from turnwise.envs.openenv.messages import (
     RangeBody,
     ResetBody,
@@ -22,7 +23,7 @@ from turnwise.envs.openenv.messages import (
     read_action,
 )
 from turnwise.envs.openenv.offer import Offer, Result
-from turnwise.envs.openenv.openapi import openapi
+from turnwise.envs.openenv.openapi import described
 from turnwise.envs.openenv.route import Call, Route
 from turnwise.envs.openenv.rpc import RpcFailure, parse, read
 from turnwise.envs.tasks import TaskSet
@@ -61,7 +62,7 @@ async def schema(call: Call) -> object:
 async def document(call: Call) -> object:
     """This document."""
     offer = call.mount.offer
-    return openapi(offer.name, offer.guide, ROUTES, call.mount.path)
+    return openapi.document(described(ROUTES, offer.name), offer.name, offer.guide, call.mount.path)
 
 
 async def health(call: Call) -> object:

@@ -107,11 +107,10 @@ class Socket(ABC):
                 raise Fatal(
                     "CAPACITY_REACHED", crowded(self.mount.service), **counts(self.mount.service)
                 ) from None
+            if refusal.fault.code is Code.INTERNAL:
+                message = f"Failed to create environment from factory: {self.mount.offer.name}"
+                raise Fatal("FACTORY_ERROR", message, factory_name=self.mount.offer.name) from None
             raise Fatal("SESSION_ERROR", str(refusal)) from None
-        except Exception:
-            logger.exception("A session of %s could not be opened", self.mount.offer.name)
-            message = f"Failed to create environment from factory: {self.mount.offer.name}"
-            raise Fatal("FACTORY_ERROR", message, factory_name=self.mount.offer.name) from None
 
     async def _read(self) -> None:
         """Feed the inbox. When the client is gone, what runs for it alone is called off."""

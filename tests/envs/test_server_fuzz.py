@@ -22,6 +22,7 @@ from turnwise.envs.client import RemoteSession
 from turnwise.envs.env import Env
 from turnwise.envs.faults import Code
 from turnwise.envs.link import ServerFailed
+from turnwise.envs.openenv.app import OWN
 from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
@@ -240,7 +241,15 @@ def test_every_frame_is_answered_and_none_breaks_the_server(loop: Loop, pytestco
 def test_every_http_request_is_answered(loop: Loop, pytestconfig: pytest.Config) -> None:
     paths = st.sampled_from(
         [
-            *("/health", PATH, f"{PATH}/environments", f"{PATH}/sessions", f"{PATH}/sessions/own"),
+            *(
+                "/health",
+                "/metrics",
+                f"{PATH}/status",
+                PATH,
+                f"{PATH}/environments",
+                f"{PATH}/sessions",
+                f"{PATH}/sessions/own",
+            ),
             *(
                 "/reset",
                 "/step",
@@ -263,7 +272,7 @@ def test_every_http_request_is_answered(loop: Loop, pytestconfig: pytest.Config)
             assert answer.status < 500
             if answer.status not in (200, 204):
                 fault = await answer.json()
-                if path.startswith(PATH):
+                if path.startswith(PATH) or path in OWN:
                     assert fault["code"] in set(Code)
                     assert fault["remedy"]
                 else:

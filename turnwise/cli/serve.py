@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from turnwise.envs.front import Front
+    from turnwise.envs.logs import Level, Style
     from turnwise.envs.server import EnvServer
     from turnwise.envs.tokens import Tokens
 
@@ -40,6 +41,16 @@ SECONDS = click.FloatRange(min=0)
     "--drain", default=20.0, type=SECONDS, show_default=True, help="Seconds sessions have left at SIGTERM."
 )
 @click.option("--backend", help="The sandbox to run in; the best one by default.")
+@click.option(
+    "--log", default="text", type=click.Choice(["text", "json"]), show_default=True, help="Its style."
+)
+@click.option(
+    "--log-level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    show_default=True,
+    help="The least that is logged.",
+)
 def serve(
     envs: tuple[str, ...],
     token: str | None,
@@ -48,6 +59,8 @@ def serve(
     tls_key: Path | None,
     drain: float,
     workers: int,
+    log: Style,
+    log_level: Level,
     **options: Any,
 ) -> None:
     """Serve environments until Ctrl-C, which closes every session, or SIGTERM, which first lets them end.
@@ -63,6 +76,7 @@ def serve(
     import asyncio
 
     from turnwise.envs.errors import UsageError
+    from turnwise.envs.logs import writing_log
 
     try:
         from turnwise.envs.front import Front
@@ -77,8 +91,13 @@ def serve(
         tls = (tls_cert, tls_key)
     given = tokens(token, token_file)
     options |= {"token": given, "tls": tls}
-    server = EnvServer(envs, **options) if workers == 1 else Front(list(envs), workers=workers, **options)
-    asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))
+    server = (
+        EnvServer(envs, **options)
+        if workers == 1
+        else Front(envs, workers=workers, log=(log, log_level), **options)
+    )
+    with writing_log(log, log_level):
+        asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))
 
 
 def tokens(token: str | None, file: Path | None) -> str | Tokens | None:

@@ -102,7 +102,7 @@ async def test_the_tasks(served: Any) -> None:
     one = (await served.post("/test/abacus/task", {"split": "test", "index": 1}))[1]["task"]
     assert one == answer["tasks"][1]
     assert one["ref"]["id"] == "test/1"
-    ranges = ({"start": 1, "stop": 3}, {"start": 3}, {"stop": 1}, {})
+    ranges: tuple[dict[str, int], ...] = ({"start": 1, "stop": 3}, {"start": 3}, {"stop": 1}, {})
     lengths = [
         len((await served.post("/test/abacus/task_range", {"split": "test", **span}))[1]["tasks"])
         for span in ranges
