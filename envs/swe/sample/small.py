@@ -6,8 +6,8 @@ one of some seventy, and a repair is five words. The issue says what a function 
     area must multiply
     <act> test                            fail
     <act> search area                     geo.py
-    <act> view geo.py                     def area(w, h): return w + h …
-    <act> replace geo.py 'w + h' 'w * h'  ok
+    <act> view geo.py                     def area(a, b): return a + b …
+    <act> replace geo.py 'a + b' 'a * b'  ok
     <act> test                            pass
     <act> submit
 
@@ -29,12 +29,15 @@ OPERATORS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "//", "rema
 FILES = ("geo", "money", "stock", "clock")
 FUNCTIONS = (
     *("area", "gap", "price", "share", "total", "rest", "scale", "level"),
-    *("span", "rate", "cost", "part", "sum2", "diff", "grow", "split"),
+    *("span", "rate", "cost", "part", "pool", "diff", "grow", "split"),
+    *("width", "depth", "load", "mark", "step", "turn", "weight", "reach"),
+    *("bonus", "charge", "count", "delay", "fee", "gain", "ratio", "stake"),
 )
-ARGUMENTS = (("a", "b"), ("w", "h"), ("x", "y"), ("m", "n"), ("p", "q"), ("s", "t"), ("u", "v"), ("i", "j"))
+ARGUMENTS = (("a", "b"), ("x", "y"))
+"""One pair for each function of a file, so that an expression is in it once."""
 INPUTS = ((7, 2), (9, 4), (17, 5), (11, 3))
 """Of which each tells all the operators apart."""
-PER_FILE = 2
+PER_FILE = len(ARGUMENTS)
 SIZES: dict[Split, int] = {"train": 10_000, "validation": 1_000, "test": 1_000}
 LIMITS = SweLimits(
     turns=10,
