@@ -10,6 +10,9 @@ validates the arguments, looks for milestones and makes the turn's record beside
 - *OpenEnv's client*, the same code against both servers, one connection per client;
 - *our client*, against ours, all sessions on one connection.
 
+The stock server's figures depend on how its environment is written: with ``step``, as OpenEnv's templates
+are, each session has a thread of its own; ``--stock async`` overrides ``step_async`` besides, and has none.
+
 A figure is the median over the pairs, and a ratio that of the ratios. CPU is the server's alone. Memory is
 what 1,000 idle sessions add to the server's resident size, after their reset.
 """

@@ -1,8 +1,9 @@
 """Which of a server's worker processes a connection belongs to, told by the head of its first request.
 
 A session lives in one worker and is unknown to the others. So whatever leads to it begins with its
-worker's number: the agent's token and the key of a client's lease, ``2.SECRET``. A client that wants a
-certain worker names it in a header. Who names none goes where there is the least to do.
+worker's number: the agent's token and the key of a client's lease, ``2.SECRET``, and the name of a session
+of OpenEnv's that a socket is to attach to. A client that wants a certain worker names it in a header. Who
+names none goes where there is the least to do.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ MAX_HEAD = 16 << 10
 END = b"\r\n\r\n"
 
 _LEADS = tuple(
-    re.compile(rb"\r\n" + lead, re.IGNORECASE)
+    re.compile(lead, re.IGNORECASE)
     for lead in (
-        rb"turnwise-worker: *(\d{1,4}) *\r",
-        rb"turnwise-lease: *(\d{1,4})\.",
-        rb"authorization: *bearer +(\d{1,4})\.",
+        rb"\r\nturnwise-worker: *(\d{1,4}) *\r",
+        rb"\r\nturnwise-lease: *(\d{1,4})\.",
+        rb"\r\nauthorization: *bearer +(\d{1,4})\.",
+        rb"\A[^\r]*[?&]session_id=(\d{1,4})\.",
     )
 )
 

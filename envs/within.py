@@ -29,7 +29,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
         return result
     try:
         async with asyncio.timeout(seconds) as clock:
-            result = await _go_on(work, first)
+            result = await go_on(work, first)
         return result
     except TimeoutError:
         if clock.expired():
@@ -38,8 +38,8 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
 
 
 @types.coroutine
-def _go_on(work: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
-    """The rest of a coroutine that already waits for something."""
+def go_on(work: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """Await the rest of a coroutine that was started by hand (``send(None)``) and waits for something."""
     try:
         while True:
             try:

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = {
     "namespaces": "turnwise.sandbox.namespaces:NamespacesBackend",
+    "docker": "turnwise.sandbox.docker:DockerBackend",
     "process": "turnwise.sandbox.process:ProcessBackend",
 }
 """Name to class, the best first. A backend is imported when it is asked for."""
@@ -44,19 +45,18 @@ def backend(name: str | None = None, **options: Any) -> Backend:
     """
     if name is not None:
         return load(name)(**options)
-    found = probes()
-    for probe in found:
+    refused: list[str] = []
+    for candidate in BACKENDS:
+        probe = load(candidate).probe()
         if probe.available:
             if probe.lost:
-                better = [f"{other.backend}: {told(other)}" for other in found[: found.index(probe)]]
                 logger.warning(
                     "Chose the sandbox backend %r, which lacks here: %s. %s",
-                    *(probe.backend, ", ".join(probe.lost), " ".join(better)),
+                    *(probe.backend, ", ".join(probe.lost), " ".join(refused)),
                 )
-            return load(probe.backend)(**options)
-    raise BackendUnavailable(
-        "no sandbox backend runs here: " + " ".join(f"{p.backend}: {told(p)}" for p in found)
-    )
+            return load(candidate)(**options)
+        refused.append(f"{candidate}: {told(probe)}")
+    raise BackendUnavailable("no sandbox backend runs here: " + " ".join(refused))
 
 
 def told(probe: Probe) -> str:

@@ -78,6 +78,8 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     root: Path | None = None
     """An extracted root file system to run on; None is the host's ``/usr``, read-only."""
+    image: str | None = None
+    """A Docker image to run on, by name or id, in the place of ``root``; for the docker backend only."""
     network: tuple[str, ...] = ()
     """Hosts that may be reached over HTTP and TLS, through a proxy that commands are told of: ``host``
     and ``*.domain`` (ports 80 and 443), or either with ``:port``. None of them: the network is off.

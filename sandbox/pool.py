@@ -191,7 +191,7 @@ class Pool:
         try:
             async with asyncio.timeout(RENEWAL_DEADLINE):
                 sandbox = await self.backend.create(self.spec)
-        except (SandboxError, OSError) as error:
+        except (SandboxError, OSError, ValueError) as error:
             self._creating -= 1
             self._disappoint(error)
         else:

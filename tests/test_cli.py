@@ -217,7 +217,7 @@ def test_help_names_every_command_and_examples(capsys: pytest.CaptureFixture[str
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, "doctor")
-    for name in ("namespaces", "process", "torch", "GPU", "vLLM", "browser", "Docker"):
+    for name in ("namespaces", "process", "torch", "GPU", "vLLM", "browser", "docker"):
         assert re.search(rf"^  {name} +(ok|missing) ", out, re.MULTILINE), name
     entries = re.split(r"^(?=  \w)", out, flags=re.MULTILINE)
     missing = [entry for entry in entries if re.match(r" +\S+ +missing ", entry)]

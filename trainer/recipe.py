@@ -87,7 +87,7 @@ class Recipe(Section):
     """Lockstep waves and fixed shapes: slower, and a resumed run equals an unbroken one bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network computes."""
-    backend: Literal["auto", "namespaces", "process"] = "auto"
+    backend: Literal["auto", "namespaces", "docker", "process"] = "auto"
     """What sandboxes are made by; ``auto`` takes the best that runs here."""
     guards: Guards = Guards()
 

@@ -60,8 +60,9 @@ class Player:
     """A session as the trainer holds one, or as the agent of one does. See the module."""
 
     def __init__(self, service: Service, caller: Principal, offer: Offer, owner: Owner, name: str) -> None:
-        self.id = str(uuid4())
-        """Names it in JSON-RPC."""
+        place = service.roster.place
+        self.id = str(uuid4()) if place.workers == 1 else f"{place.index}.{uuid4()}"
+        """Names it in JSON-RPC and leads back to its worker, where there are several."""
         self.offer = offer
         self._service, self._caller, self._owner, self._name = service, caller, owner, name
         self._episode: str | None = None

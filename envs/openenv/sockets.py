@@ -1,8 +1,9 @@
 """OpenEnv's two WebSockets: ``/ws``, which resets and steps, and ``/mcp``, which speaks JSON-RPC.
 
 One connection is one session, for as long as it lasts, or attaches to one made over HTTP. Frames are
-carried out one after another in their order, and each has one reply. Reading is a task of its own, which
-feeds them to whoever carries them out: a ping is answered by whoever reads, also while a step takes long.
+carried out one after another in their order, and each has one reply. A ping is answered by whoever reads,
+and must be while a step takes long: so from the first frame that waits for anything, reading is a task of
+its own. Where none does, a frame costs no change of tasks.
 The handshake always succeeds; what is refused is refused by a frame afterwards, and the close is held until
 the client said something or has had the time to, since an old client that finds the socket closed before
 its first frame does not read why.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -35,7 +37,7 @@ from turnwise.envs.openenv.mount import Mount
 from turnwise.envs.openenv.player import Player, Unplayable
 from turnwise.envs.openenv.rpc import SERVER_ERROR, RpcFailure, counts, crowded, no_place, parse, read
 from turnwise.envs.outbox import SEND_SECONDS
-from turnwise.envs.within import Overdue, within
+from turnwise.envs.within import Overdue, go_on, within
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,6 @@ class Socket(ABC):
         self.mount, self.caller = mount, caller
         self._socket, self._transport = socket, transport
         self._owner = Owner()
-        self._inbox: asyncio.Queue[WSMessage | None] = asyncio.Queue(AHEAD)
 
     @abstractmethod
     async def answer(self, player: Player, text: str) -> dict[str, Any] | None:
@@ -85,10 +86,7 @@ class Socket(ABC):
                 await self._send(self.refusal(fatal))
                 await self._hold()
                 return
-            reading = await stack.enter_async_context(asyncio.TaskGroup())
-            reader = reading.create_task(self._read())
-            await self._carry_out(player)
-            reader.cancel()
+            await self._serve(player)
         await self._socket.close()
 
     async def _enter(self, stack: AsyncExitStack, attach_to: str | None) -> Player:
@@ -112,25 +110,46 @@ class Socket(ABC):
                 raise Fatal("FACTORY_ERROR", message, factory_name=self.mount.offer.name) from None
             raise Fatal("SESSION_ERROR", str(refusal)) from None
 
-    async def _read(self) -> None:
+    async def _serve(self, player: Player) -> None:
+        async for message in self._socket:
+            work = self._carry_out(player, message)
+            try:
+                waits_for = work.send(None)
+            except StopIteration as done:
+                if done.value:
+                    continue
+            else:
+                await self._serve_beside(player, go_on(work, waits_for))
+            return
+
+    async def _serve_beside(self, player: Player, work: Awaitable[bool]) -> None:
+        """The same with a reader beside, beginning with work that waits."""
+        inbox: asyncio.Queue[WSMessage | None] = asyncio.Queue(AHEAD)
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._read(inbox))
+            while await work and (message := await inbox.get()) is not None:
+                work = self._carry_out(player, message)
+            reader.cancel()
+
+    async def _read(self, inbox: asyncio.Queue[WSMessage | None]) -> None:
         """Feed the inbox. When the client is gone, what runs for it alone is called off."""
         async for message in self._socket:
-            await self._inbox.put(message)
+            await inbox.put(message)
         await self.mount.service.roster.leave(self._owner)
-        await self._inbox.put(None)
+        await inbox.put(None)
 
-    async def _carry_out(self, player: Player) -> None:
-        while (message := await self._inbox.get()) is not None:
-            try:
-                if message.type is not WSMsgType.TEXT:
-                    raise Fatal("SESSION_ERROR", "the frame is not text")
-                reply = await self.answer(player, message.data)
-            except Fatal as fatal:
-                await self._send(self.refusal(fatal))
-                return
-            if reply is None:
-                return
+    async def _carry_out(self, player: Player, message: WSMessage) -> bool:
+        """Answer a frame; whether to go on."""
+        try:
+            if message.type is not WSMsgType.TEXT:
+                raise Fatal("SESSION_ERROR", "the frame is not text")
+            reply = await self.answer(player, message.data)
+        except Fatal as fatal:
+            await self._send(self.refusal(fatal))
+            return False
+        if reply is not None:
             await self._send(reply)
+        return reply is not None
 
     async def _hold(self) -> None:
         try:

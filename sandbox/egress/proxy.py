@@ -10,15 +10,15 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 
-from turnwise.sandbox.acceptor import Acceptor
+from turnwise.sandbox.acceptor import Acceptor, Handle
 from turnwise.sandbox.egress.allowed import AllowList, address_of
 from turnwise.sandbox.egress.head import Refusal, Request, parse
 
@@ -78,16 +78,24 @@ class Egress:
         Raises ``OSError`` where nothing can be bound.
         """
         listener = where if isinstance(where, socket.socket) else _bound(where)
+        with self.answering() as handle:
+            acceptor = Acceptor(listener, handle)
+            try:
+                yield
+            finally:
+                await acceptor.close()
+                if isinstance(where, Path):
+                    with suppress(FileNotFoundError):
+                        os.unlink(where)
+
+    @contextmanager
+    def answering(self) -> Iterator[Handle]:
+        """What serves one connection, for who accepts them otherwise; he ends them before the block ends."""
         lookups = ThreadPoolExecutor(2, "egress")  # of its own: slow names hold up nobody else
-        acceptor = Acceptor(listener, partial(self._connection, lookups))
         try:
-            yield
+            yield partial(self._connection, lookups)
         finally:
-            await acceptor.close()
             lookups.shutdown(wait=False, cancel_futures=True)
-            if isinstance(where, Path):
-                with suppress(FileNotFoundError):
-                    os.unlink(where)
 
     # ------------------------------------------------------------ one connection
     async def _connection(self, lookups: Executor, accepted: socket.socket) -> None:

@@ -24,7 +24,23 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands in a sandbox look."""
 WANTED = ("sh", "python3", "git")
 BASICS = (
-    *("bash", "env", "cat", "ls", "cp", "mv", "rm", "mkdir", "rmdir", "ln", "chmod", "touch", "head", "tail"),
+    *(
+        "bash",
+        "env",
+        "cat",
+        "ls",
+        "cp",
+        "mv",
+        "rm",
+        "mkdir",
+        "mkfifo",
+        "rmdir",
+        "ln",
+        "chmod",
+        "touch",
+        "head",
+        "tail",
+    ),
     *("sort", "uniq", "wc", "cut", "tr", "tee", "seq", "sleep", "date", "pwd", "echo", "printf", "test"),
     *("true", "false", "expr", "basename", "dirname", "readlink", "realpath", "mktemp", "stat", "du", "df"),
     *("id", "uname", "od", "sha256sum", "md5sum", "comm", "paste", "cmp", "diff", "patch", "grep", "sed"),

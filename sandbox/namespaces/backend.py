@@ -24,7 +24,8 @@ from turnwise.sandbox.contract import (
     Snapshot,
 )
 from turnwise.sandbox.namespaces import probing
-from turnwise.sandbox.namespaces.box import NamespacesSandbox, ShellState
+from turnwise.sandbox.namespaces.box import NamespacesSandbox
+from turnwise.sandbox.namespaces.calls import ShellState
 from turnwise.sandbox.namespaces.channel import Head
 from turnwise.sandbox.namespaces.launch import launch, wait
 from turnwise.sandbox.namespaces.link import Link, Reply
@@ -99,6 +100,10 @@ class NamespacesBackend(Backend):
     # ------------------------------------------------------------ sandboxes
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """A pristine sandbox. Raises ``OSError`` subclasses when its root is no directory."""
+        if spec.image is not None:
+            raise ValueError(
+                f"spec.image: {spec.image!r} needs the docker backend, or give an extracted root"
+            )
         root = None if spec.root is None else await asyncio.to_thread(_directory, spec.root)
         return await self._open(spec, None, limits=dataclasses.asdict(spec.limits), root=root, snapshot=None)
 

@@ -1,4 +1,4 @@
-"""One sandbox, from the owner's side: every call of the contract, as a request to its resident.
+"""One sandbox, from the owner's side: how its resident is replaced, and what is of the hub.
 
 ``recycle``, ``restore`` and ``snapshot`` replace the resident behind the object: the hub gets one
 end of a new socket pair for the new one, the old connection is dropped.
@@ -8,62 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turnwise.sandbox.contract import (
-    ExecResult,
-    FileInfo,
-    Match,
-    MiB,
-    Sandbox,
-    SandboxDied,
-    SandboxSpec,
-    Snapshot,
-)
+from turnwise.sandbox.contract import SandboxDied, SandboxSpec, Snapshot
 from turnwise.sandbox.egress import Egress
+from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, PROXY_PORT, ResidentSandbox, ShellState
 from turnwise.sandbox.namespaces.link import Link, Reply
 from turnwise.sandbox.namespaces.relay import Relay
 
 if TYPE_CHECKING:
     from turnwise.sandbox.namespaces.backend import NamespacesBackend
 
-ShellState = tuple[str, dict[str, str]]
-"""Working directory and exported variables."""
 
-FILE_DEADLINE = 30.0
-GRACE = 15.0
-"""How long past its timeout a command's answer may take."""
-PROXY_PORT = 3128
-"""Of the sandbox's own loopback."""
-
-
-class NamespacesSandbox(Sandbox):
+class NamespacesSandbox(ResidentSandbox):
     def __init__(
         self, backend: NamespacesBackend, name: str, spec: SandboxSpec, shell_state: ShellState | None
     ) -> None:
         self.id, self.spec = name, spec
         self._backend = backend
-        self._link: Link | None = None
-        self._closed = False
         self._shell_state = shell_state
         self._relays: dict[str, Relay] = {}
         self._egress = Egress(spec.network, name=name)
         self._serving = contextlib.AsyncExitStack()
         """The proxy, while a resident has a listener for it."""
-
-    # ------------------------------------------------------------ requests
-    @property
-    def _resident(self) -> Link:
-        if self._link is None or self._closed:
-            raise SandboxDied(f"sandbox {self.id} is closed")
-        return self._link
-
-    async def _ask(
-        self, op: str, body: bytes = b"", *, timeout: float = FILE_DEADLINE, **arguments: Any
-    ) -> Reply:
-        return await self._resident.call(op, body, timeout=timeout, **arguments)
 
     async def replace(self, op: str, **arguments: Any) -> Reply:
         """Have the hub start another resident, and connect to it."""
@@ -87,67 +55,6 @@ class NamespacesSandbox(Sandbox):
             )
             raise
         return reply
-
-    # ------------------------------------------------------------ commands
-    async def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        cwd: str = "/workspace",
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        timeout: float = 60.0,
-    ) -> ExecResult:
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [*command]
-        if not argv:
-            raise ValueError("command: an empty list names no program")
-        _refuse_nul("command", argv)
-        variables = dict(env or {})
-        _refuse_nul("env", [*variables, *variables.values()])
-        reply = await self._ask(
-            "exec", stdin, timeout=timeout + GRACE, argv=argv, cwd=cwd, env=variables, seconds=timeout
-        )
-        return _result(reply)
-
-    async def shell(self, command: str, *, timeout: float = 60.0) -> ExecResult:
-        _refuse_nul("command", [command])
-        reply = await self._ask(
-            "shell", timeout=timeout + GRACE, command=command, state=self._shell_state, seconds=timeout
-        )
-        return _result(reply)
-
-    # ------------------------------------------------------------ files
-    async def read(self, path: str, *, offset: int = 0, limit: int = 16 * MiB) -> bytes:
-        return (await self._ask("read", path=path, offset=offset, limit=limit)).body
-
-    async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        await self._ask("write", data, path=path, mode=mode)
-
-    async def write_tree(self, files: Mapping[str, bytes]) -> None:
-        sizes = [(path, len(data)) for path, data in files.items()]
-        await self._ask("write_tree", b"".join(files.values()), files=sizes)
-
-    async def read_tree(self, path: str, *, limit: int = 64 * MiB) -> dict[str, bytes]:
-        reply = await self._ask("read_tree", path=path, limit=limit)
-        files, at = {}, 0
-        for name, size in reply.head["files"]:
-            files[name] = reply.body[at : at + size]
-            at += size
-        return files
-
-    async def list(self, path: str) -> tuple[FileInfo, ...]:
-        reply = await self._ask("list", path=path)
-        return tuple(FileInfo(**info) for info in reply.head["entries"])
-
-    async def stat(self, path: str) -> FileInfo:
-        return FileInfo(**(await self._ask("stat", path=path)).head["info"])
-
-    async def delete(self, path: str) -> None:
-        await self._ask("delete", path=path)
-
-    async def search(self, pattern: str, path: str = "/workspace", *, limit: int = 200) -> tuple[Match, ...]:
-        reply = await self._ask("search", pattern=pattern, path=path, limit=limit)
-        return tuple(Match(*match) for match in reply.head["matches"])
 
     # ------------------------------------------------------------ sockets
     async def expose(self, endpoint: Path, path: str) -> None:
@@ -209,21 +116,3 @@ class NamespacesSandbox(Sandbox):
         await self._serving.aclose()
         await self._unexpose()
         await self._backend.destroy(self)
-
-
-def _refuse_nul(name: str, texts: Iterable[str]) -> None:
-    for text in texts:
-        if "\0" in text:
-            raise ValueError(f"{name}: {text!r} contains a NUL character, which ends a string there")
-
-
-def _result(reply: Reply) -> ExecResult:
-    head, (size, *_) = reply.head, reply.head["lengths"]
-    return ExecResult(
-        exit_code=head["code"],
-        stdout=reply.body[:size],
-        stderr=reply.body[size:],
-        timed_out=head["timed_out"],
-        truncated=head["truncated"],
-        limit=head["limit"],
-    )

@@ -14,13 +14,27 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 _LENGTHS = struct.Struct(">II")
 _CHUNK = 1 << 16
 _FDS_SPACE = socket.CMSG_SPACE(16 * 4)
 
 Head = dict[str, Any]
+
+
+class Connection(Protocol):
+    """What is used of a socket, so that a pair of pipes can take its place."""
+
+    def fileno(self) -> int: ...
+
+    def recvmsg(
+        self, size: int, ancillary_size: int = ..., /
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]: ...
+
+    def sendmsg(self, buffers: Sequence[memoryview], ancillary: Sequence[Any] = ..., /) -> int: ...
+
+    def sendall(self, data: memoryview, /) -> None: ...
 
 
 def encode(head: Head, body: bytes = b"") -> bytes:
@@ -31,17 +45,25 @@ def encode(head: Head, body: bytes = b"") -> bytes:
 class Decoder:
     """The receiving half: bytes and files as they come, frames out."""
 
+    @property
+    def last_words(self) -> str:
+        """What the far side said before its end, beside frames."""
+        return ""
+
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
 
-    def receive(self, sock: socket.socket) -> bool:
+    def receive(self, sock: Connection) -> bool:
         """Take what one ``recvmsg`` gives; False at the end of the stream."""
         data, ancillary, _, _ = sock.recvmsg(_CHUNK, _FDS_SPACE)
-        self._buffer += data
+        self.feed(data)
         for _, _, raw in ancillary:
             self._fds.extend(array.array("i", raw))
         return bool(data)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        self._buffer += data
 
     def frames(self) -> Iterator[tuple[Head, bytes, list[int]]]:
         """Every complete frame, with the files that came beside it; they are the caller's to close."""
@@ -61,7 +83,7 @@ class Decoder:
             os.close(self._fds.popleft())
 
 
-def send(sock: socket.socket, head: Head, body: bytes = b"", fds: Sequence[int] = ()) -> None:
+def send(sock: Connection, head: Head, body: bytes = b"", fds: Sequence[int] = ()) -> None:
     """Send one frame on a blocking socket."""
     if fds:
         head = {**head, "fds": len(fds)}

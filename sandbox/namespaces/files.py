@@ -17,7 +17,6 @@ from typing import Any
 
 from turnwise.sandbox.namespaces import syscalls
 from turnwise.sandbox.namespaces.channel import Head, LimitError
-from turnwise.sandbox.namespaces.process import RESIDENT_CAPABILITIES
 
 WORKSPACE = "/workspace"
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
@@ -166,12 +165,12 @@ def named(path: str) -> Iterator[None]:
 @contextmanager
 def reading_all() -> Iterator[None]:
     """Read also what the agent made unreadable; for when nothing of it runs."""
-    permitted = RESIDENT_CAPABILITIES | {syscalls.CAP_DAC_READ_SEARCH}
+    effective, permitted = syscalls.capabilities()
     syscalls.set_capabilities(permitted, permitted)
     try:
         yield
     finally:
-        syscalls.set_capabilities(RESIDENT_CAPABILITIES, permitted)
+        syscalls.set_capabilities(effective, permitted)
 
 
 def listen(path: str) -> socket.socket:

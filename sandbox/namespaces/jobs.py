@@ -59,9 +59,9 @@ class Job:
     """A command under its exec-init (``pid``): what it prints and when it must end."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, pid: int, streams: list[Stream], ended: Ended
+        self, selector: selectors.BaseSelector, pid: int, streams: list[Stream], ended: Ended, ending: int
     ) -> None:
-        self.pid, self.streams, self._ended = pid, streams, ended
+        self.pid, self.streams, self._ended, self._ending = pid, streams, ended, ending
         self.pidfd = os.pidfd_open(pid)
         self.reply: Reply | None = None
         """Where the answer goes; None while nobody waits for one."""
@@ -95,9 +95,9 @@ class Job:
             reply(head, b"".join(data for data, _ in parts))
 
     def kill(self) -> None:
-        """PID 1 of its namespace: everything in it dies. It is reaped when it did."""
+        """Have its init end with everything below it. It is reaped when it did."""
         self.deadline = None
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(self.pidfd, self._ending)
 
     def _on_output(self, stream: Stream) -> None:
         if stream.pump() == 0:

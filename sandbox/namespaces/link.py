@@ -15,7 +15,7 @@ import itertools
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from turnwise.sandbox.contract import LimitExceeded, SandboxDied, SandboxError
@@ -45,13 +45,21 @@ def raised(error: Head) -> Exception:
 class Link:
     """Owns ``sock``; :meth:`close` ends it."""
 
-    def __init__(self, sock: socket.socket, name: str) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        name: str,
+        decoder: channel.Decoder | None = None,
+        news: Callable[[Reply], None] | None = None,
+    ) -> None:
         sock.setblocking(False)
         self._sock, self._name = sock, name
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self._decoder = channel.Decoder()
+        self._decoder = decoder or channel.Decoder()
+        self._news = news
+        self._sinks: dict[int, Callable[[Reply], None]] = {}
         self._backlog: deque[tuple[memoryview, list[int]]] = deque()
         self.death: str | None = None
         """Why it is dead, once it is."""
@@ -76,14 +84,25 @@ class Link:
         return future
 
     async def call(
-        self, op: str, body: bytes = b"", *, timeout: float, fds: Sequence[int] = (), **arguments: Any
+        self,
+        op: str,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        fds: Sequence[int] = (),
+        sink: Callable[[Reply], None] | None = None,
+        **arguments: Any,
     ) -> Reply:
         """One request and its reply. Raises what the far side raised, or :class:`SandboxDied`.
 
         When the caller is cancelled the far side is told, so that a command does not outlive its caller.
+        ``sink`` takes the parts that come before the reply, where there are some.
         """
         number = next(self._numbers)
         future = self.expect(number, timeout, op)
+        if sink is not None:
+            self._sinks[number] = sink
+            future.add_done_callback(lambda _: self._sinks.pop(number))
         self._post({"id": number, "op": op, **arguments}, body, fds)
         try:
             reply = await future
@@ -94,10 +113,10 @@ class Link:
             raise raised(reply.head["error"])
         return reply
 
-    def post(self, op: str, **arguments: Any) -> None:
+    def post(self, op: str, body: bytes = b"", **arguments: Any) -> None:
         """A request nobody waits for; nothing happens on a dead link."""
         if self.death is None:
-            self._post({"id": next(self._numbers), "op": op, **arguments}, b"", ())
+            self._post({"id": next(self._numbers), "op": op, **arguments}, body, ())
 
     def _post(self, head: Head, body: bytes, fds: Sequence[int]) -> None:
         if fds:
@@ -141,11 +160,18 @@ class Link:
         for head, body, fds in self._decoder.frames():
             self._on_frame(Reply(head, body, fds))
         if not alive:
-            self.close(f"{self._name} is gone")
+            self.close(f"{self._name} is gone{self._decoder.last_words}")
 
     def _on_frame(self, reply: Reply) -> None:
         if "fatal" in reply.head:
             self.close(f"{self._name} failed: {reply.head['fatal']}")
+            return
+        if "news" in reply.head and self._news is not None:
+            self._news(reply)
+            return
+        if "part" in reply.head:
+            if reply.head["id"] in self._sinks:
+                self._sinks[reply.head["id"]](reply)
             return
         future = self._waiting.get(reply.head["id"])
         if future is None or future.done():

@@ -42,11 +42,17 @@ _SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 class Launcher:
     """Starts commands. ``joins`` are files to write "0" to, to be in the episode's cgroup."""
 
+    agent_id = AGENT_ID
+    ending = signal.SIGKILL
+    """What ends an init and everything below it."""
+    environment: Mapping[str, str] = ENVIRONMENT
+    """What a command has, and more where it is told."""
+
     def __init__(self, config: Head, orders: Head, joins: Sequence[int]) -> None:
         self._joins = joins
         self._without = frozenset(config["without"])
         self._many_ids: bool = orders["many_ids"]
-        self._limits = _rlimits(orders["limits"], bool(joins))
+        self._limits = _rlimits(orders["limits"], orders["cgroup_version"] is not None)
         self._filter = seccomp.program()
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, fds: Sequence[int]) -> int:
@@ -57,7 +63,7 @@ class Launcher:
             try:
                 self._init(argv, env, cwd, fds, nested)
             except BaseException as error:  # noqa: BLE001  # this process has no caller but its exit status
-                _complain(error)
+                complain(error)
             finally:
                 os._exit(NOT_STARTED)
         return pid
@@ -70,10 +76,7 @@ class Launcher:
         if nested:
             syscalls.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         os.setsid()
-        above = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]
-        for number, fd in enumerate(above):
-            os.dup2(fd, number, inheritable=True)
-        os.closerange(len(fds), _MOST_FILES)
+        take_files(fds)
         for kind, most in self._limits:
             resource.setrlimit(kind, (most, most))
         self._drop_privileges()
@@ -82,7 +85,7 @@ class Launcher:
         try:
             child = os.posix_spawnp(argv[0], [*argv], env, setsigdef=_SIGNALS)
         except FileNotFoundError as error:
-            _complain(error)
+            complain(error)
             os._exit(NOT_FOUND)
         os.closerange(0, len(fds))
         while True:  # reap whatever the command leaves behind, until it ends itself
@@ -100,8 +103,8 @@ class Launcher:
             syscalls.drop_bounding_set()
         if self._many_ids:
             os.setgroups([])
-        os.setresgid(AGENT_ID, AGENT_ID, AGENT_ID)
-        os.setresuid(AGENT_ID, AGENT_ID, AGENT_ID)
+        os.setresgid(self.agent_id, self.agent_id, self.agent_id)
+        os.setresuid(self.agent_id, self.agent_id, self.agent_id)
         if "no_new_privs" not in self._without:
             syscalls.set_no_new_privs()
         if "seccomp" not in self._without:
@@ -109,6 +112,14 @@ class Launcher:
         if not keep_capabilities:
             syscalls.set_capabilities(set(), set())
         syscalls.set_dumpable("dumpable" in self._without)  # execve sets it again
+
+
+def take_files(fds: Sequence[int]) -> None:
+    """Have these open files as 0, 1, 2 and so on, and no other."""
+    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]
+    for number, fd in enumerate(above):
+        os.dup2(fd, number, inheritable=True)
+    os.closerange(len(fds), _MOST_FILES)
 
 
 def _rlimits(limits: Head, cgroup: bool) -> list[tuple[int, int]]:
@@ -133,7 +144,7 @@ def _at_most(kind: int, most: int) -> int:
     return most if hard == resource.RLIM_INFINITY else min(most, hard)
 
 
-def _complain(error: BaseException) -> None:
+def complain(error: BaseException) -> None:
     """On the command's standard error, as a shell would."""
     text = (
         f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

@@ -19,17 +19,15 @@ from collections.abc import Callable
 
 from turnwise.sandbox.namespaces import channel, search
 from turnwise.sandbox.namespaces.cgroups import V1, V2, exhausted
-from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces.channel import Connection, Head
 from turnwise.sandbox.namespaces.files import WORKSPACE, Answer, Files, absolute, listen
 from turnwise.sandbox.namespaces.jobs import KILLED, Job, Stream
-from turnwise.sandbox.namespaces.process import ENVIRONMENT, Launcher
+from turnwise.sandbox.namespaces.process import Launcher
 from turnwise.sandbox.namespaces.shell import Shell
 
 
 class Resident:
-    def __init__(
-        self, connection: socket.socket, launcher: Launcher, orders: Head, counters: list[int]
-    ) -> None:
+    def __init__(self, connection: Connection, launcher: Launcher, orders: Head, counters: list[int]) -> None:
         self._connection, self._launcher = connection, launcher
         self._output: int = orders["limits"]["output"]
         self._version = {1: V1, 2: V2, None: None}[orders["cgroup_version"]]
@@ -58,7 +56,7 @@ class Resident:
     def run(self) -> None:
         while True:
             for key, _ in self._selector.select(self._patience()):
-                if self._selector.get_map().get(key.fileobj) is key:  # not closed by one before it
+                if self._selector.get_map().get(key.fd) is key:  # not closed by one before it
                     key.data()
             now = time.monotonic()
             for job in self._jobs.values():
@@ -104,7 +102,7 @@ class Resident:
         stdin = _stdin(body)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         try:
-            env = {**ENVIRONMENT, **self._proxy, **head["env"]}
+            env = {**self._launcher.environment, **self._proxy, **head["env"]}
             pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end))
         except OSError:
             os.close(out)
@@ -114,7 +112,7 @@ class Resident:
             for fd in (stdin, out_end, err_end):
                 os.close(fd)
         streams = [Stream(out, self._output), Stream(err, self._output)]
-        self._start(head, Job(self._selector, pid, streams, self._on_end))
+        self._start(head, Job(self._selector, pid, streams, self._on_end, self._launcher.ending))
 
     def _start(self, head: Head, job: Job) -> None:
         self._jobs[head["id"]] = job
@@ -138,7 +136,7 @@ class Resident:
         if self._shell is not None and self._shell.busy:
             raise RuntimeError("a command is already running in the shell of this sandbox")
         if self._shell is None:
-            cwd, env = head["state"] or (WORKSPACE, ENVIRONMENT)
+            cwd, env = head["state"] or (WORKSPACE, self._launcher.environment)
             env = {**self._proxy, **env}
             self._shell = Shell(
                 self._launcher, self._selector, cwd, env, self._output, self._on_end, self._exhausted
@@ -158,7 +156,7 @@ class Resident:
     def _end_processes(self) -> int:
         """Kill and reap every process of the agent; how many there were, inits and idle shell apart."""
         jobs = {job.pid: job for job in self._jobs.values()}
-        not_counted = {1}
+        not_counted = {1, os.getpid()}
         if self._shell is not None:
             jobs[self._shell.job.pid] = self._shell.job
             if not self._shell.busy:

@@ -13,13 +13,14 @@ import contextlib
 import os
 import select
 import selectors
+import shlex
 import time
 from collections.abc import Callable, Mapping
 
 from turnwise.sandbox.namespaces.jobs import Ended, Job, Stream
 from turnwise.sandbox.namespaces.process import Launcher
 
-_STATE = '{ /usr/bin/env -0; printf %s "$PWD"; } >/proc/self/fd/5'
+_STATE = '{ /usr/bin/env -0 2>/dev/null || { export -p; printf "\\0"; }; printf %s "$PWD"; } >/proc/self/fd/5'
 _LOOP = (
     'while IFS= read -r __token <&3; do if [ "$__token" = state ]; then {state}; else {run}; fi; '
     'echo "$__token $?" >&4; done'
@@ -62,7 +63,7 @@ class Shell:
             os.close(fd)
         self._selector, self._exhausted = selector, exhausted
         self._token, self._partial = "", b""
-        self.job = Job(selector, pid, [Stream(output, limit)], ended)
+        self.job = Job(selector, pid, [Stream(output, limit)], ended, launcher.ending)
         os.set_blocking(self._statuses, False)
         selector.register(self._statuses, selectors.EVENT_READ, self._on_status)
 
@@ -119,9 +120,11 @@ class Shell:
             status = self._status()
         if status != 0:
             return None
-        *variables, cwd = os.pread(self._script, 1 << 22, 0).split(b"\0")
-        pairs = (os.fsdecode(variable).partition("=") for variable in variables)
-        return os.fsdecode(cwd), {name: value for name, _, value in pairs}
+        *variables, cwd = os.fsdecode(os.pread(self._script, 1 << 22, 0)).split("\0")
+        if len(variables) == 1 and variables[0].startswith("export "):  # where there is no env
+            variables = shlex.split(variables[0])
+        pairs = (variable.partition("=") for variable in variables if "=" in variable)
+        return cwd, {name: value for name, _, value in pairs}
 
     def close(self) -> None:
         self._forget_statuses()

@@ -15,7 +15,7 @@ import struct
 libc = ctypes.PyDLL(None, use_errno=True)
 
 _X86 = platform.machine() == "x86_64"
-_CLONE, _PIVOT_ROOT, _CAPSET = (56, 155, 126) if _X86 else (220, 41, 91)
+_CLONE, _PIVOT_ROOT, _CAPGET, _CAPSET = (56, 155, 125, 126) if _X86 else (220, 41, 90, 91)
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR, _OPENAT2 = (
     428,
     429,
@@ -35,6 +35,7 @@ _MNT_DETACH, _AT_FDCWD, _AT_EMPTY_PATH, _CLOEXEC = 2, -100, 0x1000, 0x80000
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 
 SECURE_NOROOT, SECURE_NO_SETUID_FIXUP, SECURE_LOCKED = 0x1, 0x4, 0xA
+_CAP_HEADER = struct.pack("II", 0x20080522, 0)
 CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 2, 5, 6, 7, 8, 21
 
 
@@ -141,8 +142,9 @@ def set_title(title: str) -> None:
     """What ``ps`` shows, for this process and what it forks: not the paths and pids of its arguments."""
     with open("/proc/self/stat") as file:
         start, end = map(int, file.read().rpartition(")")[2].split()[45:47])
-    ctypes.memset(start, 0, end - start)
-    ctypes.memmove(start, title.encode(), min(len(title), end - start - 1))
+    if end > start:  # gVisor does not tell
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, title.encode(), min(len(title), end - start - 1))
     name = ctypes.create_string_buffer(title.encode())
     _check(_prctl(15, ctypes.addressof(name)), "set process name")
 
@@ -169,11 +171,23 @@ def drop_bounding_set() -> None:
             return  # past the last one this kernel has
 
 
+def capabilities() -> tuple[set[int], set[int]]:
+    """The effective and the permitted ones."""
+    header, sets = ctypes.create_string_buffer(_CAP_HEADER), ctypes.create_string_buffer(24)
+    _check(libc.syscall(_CAPGET, header, sets), "capget")
+    low_effective, low_permitted, _, high_effective, high_permitted, _ = struct.unpack("6I", sets)
+    effective, permitted = low_effective | high_effective << 32, low_permitted | high_permitted << 32
+    return _numbers(effective), _numbers(permitted)
+
+
+def _numbers(mask: int) -> set[int]:
+    return {number for number in range(64) if mask >> number & 1}
+
+
 def set_capabilities(effective: set[int], permitted: set[int]) -> None:
-    header = struct.pack("II", 0x20080522, 0)
     masks = [sum(1 << number for number in numbers) for numbers in (effective, permitted)]
     low, high = ([mask >> shift & 0xFFFFFFFF for mask in masks] for shift in (0, 32))
-    _check(libc.syscall(_CAPSET, header, struct.pack("6I", *low, 0, *high, 0)), "capset")
+    _check(libc.syscall(_CAPSET, _CAP_HEADER, struct.pack("6I", *low, 0, *high, 0)), "capset")
 
 
 def set_file_ids(uid: int, gid: int) -> None:

@@ -116,8 +116,9 @@ class ProcessBackend(Backend):
             theirs.close()
 
     async def create(self, spec: SandboxSpec) -> ProcessSandbox:
-        if spec.root is not None:
-            raise ValueError(f"spec.root: {spec.root} needs a backend that can change the root file system")
+        for name, value in (("root", spec.root), ("image", spec.image)):
+            if value is not None:
+                raise ValueError(f"spec.{name}: {value} needs a backend that can change the root file system")
         sandbox = await self._add(spec)
         await asyncio.to_thread(sandbox.furnish)
         return sandbox

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from turnwise import connect
 from turnwise.envs import front as front_module
-from turnwise.envs.client import ServerFailed
 from turnwise.envs.errors import UsageError
 from turnwise.envs.front import Front
+from turnwise.envs.link import ServerFailed
 from turnwise.envs.routing import Place, worker_of
 from turnwise.envs.types import call
 from turnwise.envs.wire import PATH, WORKER_HEADER
@@ -116,6 +116,23 @@ async def test_a_client_returns_to_the_worker_of_its_sessions(front: Front) -> N
 
 
 @shared
+async def test_a_session_of_openenvs_is_attached_to_in_its_worker(front: Front) -> None:
+    await until(lambda: loads(front) == [0, 0])
+    create = {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create"}
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            http, sockets = [await stack.enter_async_context(ClientSession()) for _ in range(2)]
+            async with http.post(f"{front.url}/mcp", json=create) as answer:
+                name = (await answer.json())["result"]["session_id"]
+            async with sockets.ws_connect(f"{front.url}/ws?session_id={name}") as socket:
+                await socket.send_json({"type": "state"})
+                assert (await socket.receive_json())["type"] == "state"
+            close = {**create, "method": "openenv/session/close", "params": {"session_id": name}}
+            async with http.post(f"{front.url}/mcp", json=close) as answer:
+                assert "result" in await answer.json()
+
+
+@shared
 async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
     async with connect(front.url) as envs, ClientSession() as http, AsyncExitStack() as stack:
         names = {
@@ -211,6 +228,8 @@ def test_what_a_worker_gives_out_leads_back_to_it(index: int) -> None:
         (b"GET /turnwise/v1 HTTP/1.1\r\nTurnwise-Worker: 3x\r\n\r\n", None),
         (b"GET /Turnwise-Worker: 3\r\n\r\n", None),
         (b"GET / HTTP/1.1\r\nAuthorization: Bearer a-long-secret\r\n\r\n", None),
+        (b"GET /ws?session_id=2.8f14e45f HTTP/1.1\r\nHost: a\r\n\r\n", 2),
+        (b"GET /ws?session_id=8f14e45f HTTP/1.1\r\nHost: a\r\n\r\n", None),
         (b"", None),
         (b"\xff\x00", None),
     ],

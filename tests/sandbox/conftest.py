@@ -1,4 +1,6 @@
-"""The backends that the contract suite (test_contract*.py) runs over: all that this machine has.
+"""The backends that the contract suite (test_contract*.py) runs over: all that this machine has but docker.
+
+TURNWISE_TEST_BACKENDS names others, as ``docker`` in the stage of continuous integration that has an Engine.
 
 A protection that a backend declares lost here is not asked of it: a test marked ``needs("disk quota")``
 is left out for a backend whose probe lists something of that name in ``lost``.
@@ -6,15 +8,18 @@ is left out for a backend whose probe lists something of that name in ``lost``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from turnwise.sandbox import Backend, Probe, Sandbox, SandboxSpec, probes
+from turnwise.sandbox import Backend, Probe, Sandbox, SandboxSpec
 from turnwise.sandbox.backends import load
 
-AVAILABLE: dict[str, Probe] = {probe.backend: probe for probe in probes() if probe.available}
+ASKED = os.environ.get("TURNWISE_TEST_BACKENDS", "").split()
+PROBES = [load(name).probe() for name in ASKED or ("namespaces", "process")]
+AVAILABLE: dict[str, Probe] = {probe.backend: probe for probe in PROBES if probe.available or ASKED}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,12 +20,14 @@ def test_each_name_loads_the_backend_of_that_name() -> None:
     ("name", "nearest"), [("proces", "process"), ("Namespace", "namespaces"), ("PROCESS", "process")]
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match=f"{name!r} is none of namespaces, process.*mean '{nearest}'"):
+    with pytest.raises(
+        ValueError, match=f"{name!r} is none of namespaces, docker, process.*mean '{nearest}'"
+    ):
         backend(name)
 
 
 def test_a_name_like_no_other_is_answered_with_all() -> None:
-    with pytest.raises(ValueError, match=r"'qqq' is none of namespaces, process[^;]*$"):
+    with pytest.raises(ValueError, match=r"'qqq' is none of namespaces, docker, process[^;]*$"):
         backend("qqq")
 
 
@@ -47,6 +49,7 @@ def test_a_weaker_choice_is_told_loudly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend(monkeypatch, "namespaces", Probe("namespaces", False, "no user namespaces", "sysctl this=1"))
+    pretend(monkeypatch, "docker", Probe("docker", False, "no Engine", "start one"))
     assert backend().name == "process"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING

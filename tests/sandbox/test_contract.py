@@ -209,6 +209,16 @@ async def test_many_commands_keep_their_outputs_apart(sandbox: Sandbox) -> None:
     assert [(result.exit_code, int(result.stdout)) for result in results] == [(n, n) for n in range(20)]
 
 
+async def test_files_of_commands_and_of_calls_are_the_same_users(sandbox: Sandbox) -> None:
+    await sandbox.write("dir/called", b"")
+    await sandbox.exec("touch dir/run")
+    await sandbox.shell("touch dir/typed")
+    owners = (await sandbox.exec("stat -c '%u %g' . dir dir/*; echo $(id -u) $(id -g)")).stdout.splitlines()
+    assert len(owners) == 6
+    assert len(set(owners)) == 1
+    await sandbox.delete("dir")
+
+
 async def test_sandboxes_do_not_share_files(any_backend: Backend) -> None:
     async with (
         await any_backend.create(SandboxSpec()) as one,
@@ -236,7 +246,7 @@ async def test_a_process_cannot_outgrow_the_memory_limit(any_backend: Backend) -
         assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
 
 
-@pytest.mark.needs("memory")
+@pytest.mark.needs("memory limit")
 async def test_processes_together_cannot_outgrow_the_memory_limit(any_backend: Backend) -> None:
     hogs = textwrap.dedent("""
         import os
@@ -276,3 +286,12 @@ async def test_processes_cannot_outnumber_their_limit(any_backend: Backend) -> N
         assert result.stdout == b""
         assert result.limit in ("processes", None)
         assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
+
+
+@pytest.mark.needs("process limit")
+async def test_a_fork_bomb_ends_with_its_command(any_backend: Backend) -> None:
+    async with await any_backend.create(SandboxSpec(Limits(processes=48))) as sandbox:
+        result = await sandbox.exec(["sh", "-c", "bomb() { bomb | bomb & }; bomb; sleep 1000"], timeout=2.0)
+        assert (result.exit_code, result.limit) in ((137, "processes"), (137, None))
+        assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
+        assert (await sandbox.shell("echo alive")).stdout == b"alive\n"

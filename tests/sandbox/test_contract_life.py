@@ -62,6 +62,48 @@ async def test_a_fork_can_be_forked(any_backend: Backend, sandbox: Sandbox) -> N
         await fork.close()
 
 
+async def test_fifty_generations_each_see_what_was_before_them_and_nothing_after(
+    any_backend: Backend,
+) -> None:
+    current = await any_backend.create(SandboxSpec())
+    for generation in range(50):
+        await current.write("generation", b"%d" % generation)
+        await current.write(f"of/{generation}", b"")
+        snapshot = await current.snapshot()
+        child = await any_backend.fork(snapshot)
+        await any_backend.drop(snapshot)
+        await current.write("generation", b"later")
+        await current.close()
+        current = child
+        assert await current.read("generation") == b"%d" % generation
+    assert len(await current.list("of")) == 50
+    await current.close()
+
+
+async def test_a_fork_has_every_kind_of_file_as_it_was(any_backend: Backend, sandbox: Sandbox) -> None:
+    await sandbox.exec(
+        "mkdir -p closed/in; echo x > one; ln one two; ln -s nowhere link; mkfifo pipe; touch -d @86400 old;"
+        "truncate -s 50M holes; printf end >> holes; echo y > closed/in/file; chmod 600 two; chmod 0 closed"
+    )
+    look = "stat -c '%n %F %a %h %s' *; stat -c %Y old closed; readlink link; tail -c 3 holes; du -sk holes"
+    seen = (await sandbox.exec(look)).stdout
+    assert b"end" in seen
+    async with await any_backend.fork(await sandbox.snapshot()) as fork:
+        for box in (sandbox, fork):
+            assert (await box.exec(look)).stdout == seen
+            assert (await box.exec("chmod 700 closed; cat closed/in/file")).stdout == b"y\n"
+
+
+async def test_forks_are_made_at_the_same_time(any_backend: Backend, sandbox: Sandbox) -> None:
+    await sandbox.write("file", b"kept")
+    snapshot = await sandbox.snapshot()
+    forks = await asyncio.gather(*(any_backend.fork(snapshot) for _ in range(4)))
+    await asyncio.gather(*(fork.write("mine", b"%d" % n) for n, fork in enumerate(forks)))
+    for number, fork in enumerate(forks):
+        assert await fork.read_tree("/workspace") == {"file": b"kept", "mine": b"%d" % number}
+        await fork.close()
+
+
 async def test_a_snapshot_outlives_its_sandbox(any_backend: Backend) -> None:
     async with await any_backend.create(SandboxSpec()) as parent:
         await parent.write("file", b"kept")
@@ -247,6 +289,35 @@ async def test_an_exposed_endpoint_is_reached_from_inside(sandbox: Sandbox, echo
         assert result.stdout.decode().strip() == word.upper(), result.stderr
     await sandbox.recycle()
     assert await names(sandbox) == []
+
+
+async def test_much_is_said_over_an_endpoint_on_many_connections(sandbox: Sandbox, tmp_path: Path) -> None:
+    async def mirror(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    client = """
+import hashlib, os, socket, threading
+def talk(n):
+    data, back = os.urandom(1 << 20), b""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect("api.sock")
+        say = threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR)))
+        say.start()
+        while part := s.recv(1 << 16): back += part
+        say.join()
+    print(back == data, flush=True)
+threads = [threading.Thread(target=talk, args=[n]) for n in range(5)]
+for thread in threads: thread.start()
+"""
+    endpoint = tmp_path / "mirror"
+    async with await asyncio.start_unix_server(mirror, endpoint):
+        await sandbox.expose(endpoint, "api.sock")
+        assert (await sandbox.exec(["python3", "-c", client])).stdout.split() == [b"True"] * 5
+    assert b"True" not in (await sandbox.exec(["python3", "-c", client])).stdout
 
 
 @pytest.mark.needs("network isolation")

@@ -47,12 +47,13 @@ def test_it_holds_for_an_ordinary_user() -> None:
 
 
 def test_where_namespaces_are_forbidden_the_process_backend_is_chosen_and_both_are_told() -> None:
-    """In a user namespace that may have no others, as in many containers."""
+    """In a user namespace that may have no others, as in many containers, and with no Docker Engine."""
     forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
     code = "from turnwise.sandbox.backends import backend; print(backend().name)"
     result = subprocess.run(
         ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", sys.executable, "-c", code],
         cwd=HERE.parents[1],
+        env={**os.environ, "DOCKER_HOST": "unix:///absent"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -91,19 +91,8 @@ def tools() -> Iterator[Finding]:
     mac = platform.system() == "Darwin"
     remedy = "brew install --cask chromium" if mac else "apt-get install chromium"
     yield Finding("browser", browser is not None, browser or "chromium, for web environments", remedy)
-    yield docker()
     arrow = installed("pyarrow")
     yield Finding("pyarrow", arrow is not None, arrow or "for export", "pip install 'turnwise[export]'")
-
-
-def docker() -> Finding:
-    """Whether a Docker engine answers."""
-    if shutil.which("docker") is None:
-        return Finding("Docker", False, "no docker command found", "install Docker Engine or podman-docker")
-    found = answer("docker", "version", "--format", "{{.Server.Version}}")
-    if found is None:
-        return Finding("Docker", False, "the engine does not answer", "start it, and join the group docker")
-    return Finding("Docker", True, f"Engine {found}")
 
 
 def gpu_names() -> list[str]:

@@ -8,11 +8,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KILLED = 128 + signal.SIGKILL
+PATIENCE = 1.0
+"""Seconds to kill all that a command started, one generation after the other."""
 SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 """A command meets none that is ignored: neither by Python, nor by what began us, as ``nohup`` does."""
 
@@ -39,8 +42,17 @@ def kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def execute(argv: list[str], env: Mapping[str, str], cwd: str, limits: Mapping[str, int]) -> None:
-    """Become the command, never to return; a failure is told as a shell tells it."""
+def execute(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    limits: Mapping[str, int],
+    become: Callable[[], None] = lambda: None,
+) -> None:
+    """Become the command, never to return; a failure is told as a shell tells it.
+
+    ``become`` gives up what the command may not have.
+    """
     code = 126
     try:
         os.setsid()
@@ -53,8 +65,9 @@ def execute(argv: list[str], env: Mapping[str, str], cwd: str, limits: Mapping[s
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (bound, bound))
         os.umask(0o022)
+        become()
         os.chdir(cwd)
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], [*argv], env)
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126
         os.write(2, os.fsencode(f"sandbox: {argv[0]}: {error.strerror}\n"))
@@ -62,13 +75,18 @@ def execute(argv: list[str], env: Mapping[str, str], cwd: str, limits: Mapping[s
         os._exit(code)
 
 
-def kill_all(group: int) -> int:
-    """Kill a process group and every descendant, and reap them; returns how many there were."""
+def kill_all(group: int, outrun: Callable[[], None] = lambda: None) -> int:
+    """Kill a process group and every descendant, and reap them; returns how many there were.
+
+    ``outrun`` is called when that takes long: something forks faster than it is killed.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)  # at once for all: a fork bomb cannot outrun it
-    ended = 0
+    ended, patience = 0, time.monotonic() + PATIENCE
     with contextlib.suppress(ChildProcessError):
         while True:
+            if time.monotonic() > patience:
+                outrun()
             if not os.waitpid(-1, os.WNOHANG)[0]:
                 for child in children():
                     kill(child, signal.SIGKILL)
@@ -77,18 +95,21 @@ def kill_all(group: int) -> int:
     return ended
 
 
-def init(argv: list[str], env: Mapping[str, str], cwd: str, limits: Mapping[str, int]) -> tuple[int, int]:
-    """Run a command until it ends or SIGTERM comes; (exit code, how many processes were killed)."""
+def init(command: Callable[[], None], outrun: Callable[[], None] = lambda: None) -> tuple[int, int]:
+    """Run a command until it ends or SIGTERM comes; (exit code, how many processes were killed).
+
+    ``command`` becomes the command, in a child, as :func:`execute` does.
+    """
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signals = {signal.SIGCHLD, signal.SIGTERM}
     signal.signal(signal.SIGCHLD, lambda *_: None)  # some systems drop a signal ignored by default
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     main = os.fork()
     if main == 0:
-        execute(argv, env, cwd, limits)
+        command()
     while signal.sigwait(signals) == signal.SIGCHLD:
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == main:
                 code = os.waitstatus_to_exitcode(ended[1])
-                return (code if code >= 0 else 128 - code), kill_all(main)
-    return KILLED, kill_all(main)
+                return (code if code >= 0 else 128 - code), kill_all(main, outrun)
+    return KILLED, kill_all(main, outrun)

@@ -15,7 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from turnwise.sandbox.process.keeper.commands import PR_SET_CHILD_SUBREAPER, children, init, kill, prctl
+from turnwise.sandbox.process.keeper.commands import (
+    PR_SET_CHILD_SUBREAPER,
+    children,
+    execute,
+    init,
+    kill,
+    prctl,
+)
 from turnwise.sandbox.process.keeper.jobs import CHUNK, Job, Request, Shell
 from turnwise.sandbox.process.keeper.trees import attempt, remove, search
 
@@ -48,7 +55,8 @@ def unframe(buffer: bytearray) -> tuple[Request, bytes] | None:
 
 
 def command(request: Request) -> Callable[[], object]:
-    return functools.partial(init, request["argv"], request["env"], request["cwd"], request["limits"])
+    main = functools.partial(execute, request["argv"], request["env"], request["cwd"], request["limits"])
+    return functools.partial(init, main)
 
 
 class Keeper:

@@ -1,0 +1,163 @@
+"""The Engine's API from asyncio: each call of the docker package blocks, so each has a thread.
+
+The threads are our own: the event loop's few would all wait for an Engine that is slow. Whatever goes wrong
+with the Engine is raised as :class:`SandboxError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from turnwise.sandbox.contract import BackendUnavailable, SandboxError
+from turnwise.sandbox.docker import lease
+from turnwise.sandbox.docker.wire import plain
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Client = Any
+"""A ``docker.APIClient``; the package has no types."""
+
+UNIX = "unix://"
+USUAL = f"{UNIX}/var/run/docker.sock"
+THREADS = 16
+DEADLINE = 60.0
+"""Seconds for one request to the Engine."""
+EXTRA = "pip install 'turnwise[docker]'"
+REMEDY = "start one, or podman's socket, and let DOCKER_HOST name it"
+
+
+def connect(deadline: float) -> Client:
+    """A client for the Engine that the environment names. Raises :class:`BackendUnavailable`."""
+    try:
+        docker = importlib.import_module("docker")
+    except ImportError as error:
+        raise BackendUnavailable(f"the docker package is not installed; {EXTRA}") from error
+    where = os.environ.get("DOCKER_HOST") or USUAL
+    try:
+        _knock(where, deadline)
+        asking = docker.from_env(version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=deadline).api
+        with contextlib.closing(asking):
+            spoken = asking.version(api_version=False)["ApiVersion"]
+        client = docker.from_env(version=spoken, timeout=deadline).api
+        client.headers["Connection"] = "close"  # idle ones would be kept for each thread
+        return client
+    except (OSError, *failures()) as error:
+        raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error
+
+
+def _knock(where: str, deadline: float) -> None:
+    """See that somebody listens at a Unix socket: the package leaves one open that it could not connect."""
+    if where.startswith(UNIX):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(deadline)
+            knocking.connect(where.removeprefix(UNIX))
+
+
+@functools.cache
+def failures() -> tuple[type[Exception], ...]:
+    """What the docker package raises when the Engine refuses or does not answer."""
+    docker, requests = importlib.import_module("docker"), importlib.import_module("requests")
+    urllib3 = importlib.import_module("urllib3")
+    package = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+    return (*package, ConnectionError, TimeoutError)
+
+
+def absent() -> type[Exception]:
+    """What it raises for a container or image that is not there."""
+    found: type[Exception] = importlib.import_module("docker").errors.NotFound
+    return found
+
+
+def told(error: BaseException) -> str:
+    """An Engine's refusal in one line."""
+    text = str(getattr(error, "explanation", None) or error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+class Engine:
+    """A started client, and the threads in which it is used."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.lease = lease.new()
+        self.labels = {lease.LABEL: self.lease}
+        """What everything that ends with its owner is marked with."""
+        self._threads = ThreadPoolExecutor(THREADS, "docker")
+
+    async def call(self, work: Callable[Concatenate[Client, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of the client in a thread. Once begun it goes on when the caller is cancelled."""
+        task = functools.partial(work, self._client, *args, **kwargs)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, task)
+        except failures() as error:
+            raise SandboxError(f"the Docker Engine: {told(error)}") from error
+
+    def close(self) -> None:
+        """When nothing is under way any more."""
+        self._threads.shutdown(wait=False)
+        self._client.close()
+
+
+# -------------------------------------------------------------- work on containers, each for a thread
+def start(client: Client, name: str, image: str, options: Mapping[str, Any]) -> socket.socket:
+    """Create a container, connect to its streams and start it. When that fails it may still be there."""
+    host = client.create_host_config(**options["host_config"])
+    client.create_container(image, name=name, **{**options, "host_config": host})
+    streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+    connection = plain(client.attach_socket(name, streams))
+    try:
+        client.start(name)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def remove(client: Client, name: str) -> None:
+    """End and remove a container, with its anonymous volumes. To find none is no error."""
+    for pause in (0.1, 0.5, 2.0, None):
+        try:
+            client.remove_container(name, force=True, v=True)
+        except importlib.import_module("docker").errors.APIError as error:
+            if error.response is not None and error.response.status_code in (404, 409):  # gone, or going
+                return
+            if pause is None:
+                raise
+            time.sleep(pause)  # podman refuses one that is just ending by itself
+        else:
+            return
+
+
+def sweep(client: Client, mine: str, owned: Callable[[str], bool]) -> list[str]:
+    """Remove what ended owners left, and of the lease ``mine`` what is not ``owned``; names what went."""
+    removed = []
+    for found in client.containers(all=True, filters={"label": lease.LABEL}):
+        try:
+            container = client.inspect_container(found["Id"])
+        except absent():
+            continue
+        name, holder = container["Name"].lstrip("/"), container["Config"]["Labels"][lease.LABEL]
+        if not owned(name) if holder == mine else lease.over(holder, container):
+            remove(client, found["Id"])
+            removed.append(name)
+    return removed
+
+
+def ran_out_of_memory(client: Client, name: str) -> bool:
+    """Whether a container ended because the kernel killed its first process for memory."""
+    state = client.inspect_container(name)["State"]
+    if state["Status"] != "exited":
+        return False
+    ended = lease.moment(state["FinishedAt"]).timestamp()
+    filters = {"container": [name], "event": ["oom"]}
+    return any(True for _ in client.events(since=int(ended) - 2, until=int(ended) + 1, filters=filters))

@@ -1,0 +1,74 @@
+"""Starting agent code in a container: an init of its own for each command, as root, and below it the agent.
+
+The init is the subreaper of whatever the command starts, so nothing leaves its tree; the agent, who has
+another uid and no capability, cannot signal it. What forks faster than it is killed is ended by one
+``kill(-1)`` with the agent's uid, which misses nothing, but ends the sandbox's other commands too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+
+from turnwise.sandbox.namespaces import process, syscalls
+from turnwise.sandbox.namespaces.channel import Head, LimitError
+from turnwise.sandbox.process.keeper import commands
+
+AGENT_ID = 1000
+FIRST_TO_GO = "1000"
+"""The ``oom_score_adj`` of agent code: when memory runs out, it goes and not the resident."""
+
+
+class Launcher(process.Launcher):
+    agent_id = AGENT_ID
+    ending = signal.SIGTERM
+
+    def __init__(self, orders: Head) -> None:
+        super().__init__({"without": ()}, {**orders, "many_ids": True, "cgroup_version": 0}, ())
+        self.environment = {**process.ENVIRONMENT, **orders["env"]}
+
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, fds: Sequence[int]) -> int:
+        """The pid of a new init, whose command has ``fds`` as its files 0, 1, 2 and so on."""
+        try:
+            pid = os.fork()
+        except BlockingIOError as error:
+            raise LimitError("processes", "the sandbox has no process left to start another with") from error
+        if pid == 0:
+            code = process.NOT_STARTED
+            try:
+                process.take_files(fds)
+                command = functools.partial(commands.execute, argv, env, cwd, {}, self._become)
+                code, _ = commands.init(command, self.end_agent)
+            except BaseException as error:  # noqa: BLE001  # this process has no caller but its exit status
+                process.complain(error)
+            finally:
+                os._exit(code)
+        return pid
+
+    def _become(self) -> None:
+        syscalls.set_file_ids(0, 0)
+        with contextlib.suppress(OSError):  # not every runtime has it
+            syscalls.write_file("/proc/self/oom_score_adj", FIRST_TO_GO)
+        for kind, most in self._limits:
+            resource.setrlimit(kind, (most, most))
+        self._drop_privileges()
+
+    def end_agent(self) -> None:
+        """Kill every process of the agent, at once."""
+        effective, permitted = syscalls.capabilities()
+        syscalls.set_capabilities(effective - {syscalls.CAP_KILL}, permitted)  # or it would kill all there is
+        os.setresuid(AGENT_ID, AGENT_ID, 0)
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.EPERM):
+                raise
+        finally:
+            os.setresuid(0, 0, 0)
+            syscalls.set_file_ids(AGENT_ID, AGENT_ID)
+            syscalls.set_capabilities(effective, permitted)

@@ -1,0 +1,138 @@
+"""Whatever ends an owner, its containers end with it and are removed; nobody else's are touched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from turnwise.sandbox import Pool, Sandbox, SandboxDied, SandboxError, SandboxSpec
+from turnwise.sandbox.docker import DockerBackend
+from turnwise.sandbox.docker import backend as module
+from turnwise.sandbox.docker.lease import LABEL
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+OWNER = """
+import asyncio
+from turnwise.sandbox import SandboxSpec, backend
+async def main():
+    async with backend("docker").running() as made:
+        boxes = [await made.create(SandboxSpec()) for _ in range(2)]
+        print("ready", flush=True)
+        await boxes[0].exec("sleep 1000", timeout=1000)
+asyncio.run(main())
+"""
+
+
+def present(engine: Any) -> dict[str, str]:
+    """The status of every container with a lease."""
+    found = engine.api.containers(all=True, filters={"label": LABEL})
+    return {container["Id"]: container["State"] for container in found}
+
+
+async def containers(engine: Any) -> set[str]:
+    return set(await asyncio.to_thread(present, engine))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - the Engine is asked
+            await asyncio.sleep(0.05)
+
+
+async def killed_owner(engine: Any) -> set[str]:
+    """The containers of an owner that was killed."""
+    before = await containers(engine)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OWNER, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    left = await containers(engine) - before
+    assert len(left) == 2
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    return left
+
+
+async def test_containers_end_by_themselves_when_their_owner_is_killed(engine: Any, sandbox: Sandbox) -> None:
+    left = await killed_owner(engine)
+    await until(lambda: {present(engine).get(name, "exited") for name in left} == {"exited"})
+    assert (await sandbox.exec("echo mine")).stdout == b"mine\n"
+
+
+async def test_the_next_start_removes_what_a_killed_owner_left(engine: Any, sandbox: Sandbox) -> None:
+    left = await killed_owner(engine)
+    async with DockerBackend().running():
+        assert not left & await containers(engine)
+    assert (await sandbox.exec("echo mine")).stdout == b"mine\n"
+
+
+async def test_a_living_sibling_removes_what_a_killed_owner_left(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SWEEP_EVERY", 0.2)
+    async with DockerBackend().running():
+        left = await killed_owner(engine)
+        await until(lambda: not left & set(present(engine)))
+
+
+@pytest.fixture(params=[None, "another-boot/4026531836/{pid}/1/abcd", "nonsense"])
+def strangers(request: pytest.FixtureRequest, engine: Any, shell_only: str) -> Iterator[str]:
+    """A container that is not ours: without a lease, with another machine's, with one of somebody else's."""
+    labels = {} if request.param is None else {LABEL: request.param.format(pid=os.getpid())}
+    container = engine.containers.create(shell_only, "none", labels=labels)
+    yield container.id
+    container.remove()
+
+
+async def test_what_is_not_ours_is_left_alone(engine: Any, strangers: str) -> None:
+    async with DockerBackend().running():
+        assert await asyncio.to_thread(engine.api.inspect_container, strangers)
+
+
+async def test_the_end_of_a_backend_leaves_nothing(engine: Any) -> None:
+    before = await containers(engine)
+    async with DockerBackend().running() as backend:
+        box, other = await backend.create(SandboxSpec()), await backend.create(SandboxSpec())
+        await box.recycle()
+        await backend.fork(await other.snapshot())
+        starting = asyncio.create_task(backend.create(SandboxSpec()))
+        await asyncio.sleep(0)
+        starting.cancel()
+    assert await containers(engine) == before
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
+async def test_a_cancelled_start_leaves_nothing(engine: Any, backend: DockerBackend) -> None:
+    before = await containers(engine)
+    starting = asyncio.create_task(backend.create(SandboxSpec()))
+    await until(lambda: set(present(engine)) - before)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await until(lambda: set(present(engine)) == before)
+
+
+async def test_a_container_that_is_killed_is_replaced(engine: Any, backend: DockerBackend) -> None:
+    before = await containers(engine)
+    async with Pool(backend, SandboxSpec(), size=1) as pool:
+        async with pool.lease() as sandbox:
+            (name,) = await containers(engine) - before
+            running = asyncio.create_task(sandbox.exec("sleep 1000"))
+            await sandbox.stat("/workspace")
+            await asyncio.to_thread(engine.api.kill, name)
+            with pytest.raises(SandboxDied):
+                await running
+            with pytest.raises(SandboxError):
+                await sandbox.exec("true")
+        async with pool.lease() as another:
+            assert (await another.exec("echo up")).stdout == b"up\n"
+    assert await containers(engine) == before
