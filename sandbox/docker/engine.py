@@ -51,7 +51,7 @@ def connect(deadline: float) -> Client:
         client = docker.from_env(version=spoken, timeout=deadline).api
         client.headers["Connection"] = "close"  # idle ones would be kept for each thread
         return client
-    except (OSError, *failures()) as error:
+    except failures() as error:
         raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error
 
 
@@ -69,7 +69,7 @@ def failures() -> tuple[type[Exception], ...]:
     docker, requests = importlib.import_module("docker"), importlib.import_module("requests")
     urllib3 = importlib.import_module("urllib3")
     package = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
-    return (*package, ConnectionError, TimeoutError)
+    return (*package, OSError)
 
 
 def absent() -> type[Exception]:
