@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from turnwise import connect
 from turnwise.cli import run
-from turnwise.envs import journal as journal_module
 from turnwise.envs.client import RemoteEnvs, RemoteSession
 from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
@@ -226,7 +225,7 @@ async def test_sessions_that_close_while_files_are_forced_to_the_disk_are_closed
         go_on.wait(30)
         real(file)
 
-    monkeypatch.setattr(journal_module.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     async with Journal(tmp_path) as journal:
         logs = [
             journal.begin(f"s{i}", EnvSpec(name="a/b"), TaskRef(env="a/b", id="x", seed=0), TaskPublic())
