@@ -1,0 +1,50 @@
+"""Grading a submission with a calibrated suite."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from turnwise.envs.swe.grading import inprocess, split
+from turnwise.envs.swe.grading.machines import Machines, programs, repository
+from turnwise.envs.swe.grading.rules import Rejection, Submission, Tree
+from turnwise.envs.swe.grading.suite import Suite
+from turnwise.envs.swe.grading.verdict import Verdict, rejected, verdict
+
+SEEDS = ("first", "second")
+"""Every seeded test runs once with each: answers drawn at random do not survive both."""
+
+
+async def grade(suite: Suite, base: Tree, submission: Submission | Rejection, *, machines: Machines) -> Verdict:
+    """The verdict on what :func:`~turnwise.envs.swe.grading.collect.collect` returned.
+
+    ``base`` is the pristine repository. Raises ``UsageError`` for a suite that is not calibrated, and
+    ``SandboxError`` when machine or judge fail, which says nothing about the submission.
+    """
+    suite.calibrated  # noqa: B018  # raises
+    if isinstance(submission, Rejection):
+        return rejected(submission, suite.assurance)
+    if suite.assurance == "in-process":
+        return await inprocess.grade(suite, base, submission.files, fresh_seeds(), machines=machines)
+    return await grade_split(suite, base, submission.files, machines=machines)
+
+
+async def grade_split(suite: Suite, base: Tree, source: Tree, *, machines: Machines) -> Verdict:
+    began = time.monotonic()
+    calibration = suite.calibrated
+    order = split.Order(suite, seeds=fresh_seeds(), surface=calibration.surface, ids=suite.ids)
+    async with machines.prepared(repository(base, source, suite.rules) | programs()) as snapshot:
+        seen = await split.judge(order, snapshot, machines)
+    return verdict(
+        suite.ids,
+        seen.passed(),
+        seen.details | seen.uncollected,
+        assurance=suite.assurance,
+        notes=tuple(dict.fromkeys(seen.notes)),
+        complete=seen.collected == calibration.collected and not seen.uncollected,
+        seconds=time.monotonic() - began,
+    )
+
+
+def fresh_seeds() -> dict[str, int]:
+    return {name: secrets.randbits(64) for name in SEEDS}
