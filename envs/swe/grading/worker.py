@@ -88,7 +88,7 @@ class Worker:
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         self._left = MOST_ITEMS
         if request["op"] == "surface":
-            return {"return": [self._surface(name) for name in request["modules"]]}
+            return {"return": surface(request["modules"], request["packages"])}
         args = [self._codec.decode(item) for item in request["args"]]
         kwargs = {name: self._codec.decode(item) for name, item in request.get("kwargs", {}).items()}
         match request["op"]:
@@ -215,13 +215,20 @@ class Worker:
             "token": token,
         }
 
-    def _surface(self, module_name: str) -> Any:
-        """What a module offers, for calibration: a list of [name, kind, classes]; None if there is none."""
+
+def surface(names: list[str], packages: list[str]) -> dict[str, Any]:
+    """What these modules, and those of the packages that they lead to, offer: for calibration."""
+    found: dict[str, Any] = {}
+    while names:
+        name = names.pop()
         try:
-            module = importlib.import_module(module_name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError:
-            return None
-        return [[name, *_kind(value)] for name, value in vars(module).items()]
+            continue  # "from package import function" may have meant a module
+        found[name] = [[attribute, *_kind(value)] for attribute, value in vars(module).items()]
+        modules = {place[0][0] for _, kind, place in found[name] if kind == "module"}
+        names += [other for other in modules - found.keys() if other.partition(".")[0] in packages]
+    return found
 
 
 def _exact(kind: Any, value: Any) -> Any:

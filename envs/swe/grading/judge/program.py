@@ -88,7 +88,7 @@ def main(descriptor: str) -> None:
     exceptions: dict[tuple[str, str], type] = {}
     session = Session(workers.connect, Exceptions(exceptions))
     if orders["modules"] is not None:
-        control.say(surface=session.current.surface(orders["modules"]))
+        control.say(surface=session.current.surface(orders["modules"], orders["packages"]))
     else:
         exceptions |= finder.install(session)
         judge(control, session, workers)

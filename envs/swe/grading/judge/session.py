@@ -65,8 +65,13 @@ class Conversation:
     def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return self.ask("call", [target, *args], kwargs, copyback=self._copyback)
 
-    def surface(self, modules: Sequence[str]) -> Any:
-        return self.link.request({"op": "surface", "modules": list(modules)}, self._run_callback)["return"]
+    def surface(self, modules: Sequence[str], packages: Sequence[str]) -> Any:
+        """What modules of the reference offer. For calibration: the answer is trusted."""
+        message: Message = {"op": "surface", "modules": modules, "packages": packages}
+        reply = self.link.request(message, self._run_callback)
+        if "return" not in reply:
+            raise self.link.violation(f"the reference cannot be imported: {reply}")
+        return reply["return"]
 
     def _run_callback(self, request: Message) -> Message:
         try:

@@ -1,0 +1,1 @@
+"""Grading hidden tests against hostile code."""
