@@ -16,7 +16,7 @@ from importlib import metadata
 from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.grading import inprocess, split
 from turnwise.envs.swe.grading.grade import fresh_seeds, grade
-from turnwise.envs.swe.grading.machines import Machines, programs, repository
+from turnwise.envs.swe.grading.machines import Machines, program_files, repository
 from turnwise.envs.swe.grading.rules import Submission, Tree
 from turnwise.envs.swe.grading.suite import Assurance, Calibration, Entry, Suite
 
@@ -42,7 +42,8 @@ async def calibrate(
         raise NotCalibrated(f"the repository holds its hidden test {clash[0]}")
     suite = suite.model_copy(update={"calibration": None})
     if suite.assurance == "in-process":
-        known = await inprocess.calibration(suite, broken_base, _source(suite, reference), machines=machines)
+        source = _source(suite, reference)
+        known = await inprocess.calibration(suite, broken_base, source, fresh_seeds(), machines=machines)
     else:
         known = await _split(suite, broken_base, _source(suite, reference), machines=machines)
     known = known.model_copy(update={"digest": suite.digest, "versions": _versions()})
@@ -69,7 +70,7 @@ async def choose_assurance(
 
 
 async def _split(suite: Suite, base: Tree, source: Tree, *, machines: Machines) -> Calibration:
-    async with machines.prepared(repository(base, source, suite.rules) | programs()) as snapshot:
+    async with machines.prepared(repository(base, source, suite.rules) | program_files(*split.WORKER_FILES)) as snapshot:
         asked = split.Order(suite, modules=imported_modules(suite))
         told = await split.judge(asked, snapshot, machines)
         if told.surface is None:
@@ -82,7 +83,7 @@ async def _split(suite: Suite, base: Tree, source: Tree, *, machines: Machines) 
     if missing := [name for name in suite.ids if name not in seen.collected]:
         raise NotCalibrated("tests that are not there", missing)
     return Calibration(
-        digest="", collected=seen.collected, seeded=seen.seeded, surface=surface, seconds=0.0, versions={}
+        digest="", collected=seen.collected, seeded=seen.seeded, surface=surface, versions={}
     )
 
 

@@ -6,7 +6,7 @@ import secrets
 import time
 
 from turnwise.envs.swe.grading import inprocess, split
-from turnwise.envs.swe.grading.machines import Machines, programs, repository
+from turnwise.envs.swe.grading.machines import Machines, program_files, repository
 from turnwise.envs.swe.grading.rules import Rejection, Submission, Tree
 from turnwise.envs.swe.grading.suite import Suite
 from turnwise.envs.swe.grading.verdict import Verdict, rejected, verdict
@@ -33,7 +33,7 @@ async def grade_split(suite: Suite, base: Tree, source: Tree, *, machines: Machi
     began = time.monotonic()
     calibration = suite.calibrated
     order = split.Order(suite, seeds=fresh_seeds(), surface=calibration.surface, ids=suite.ids)
-    async with machines.prepared(repository(base, source, suite.rules) | programs()) as snapshot:
+    async with machines.prepared(repository(base, source, suite.rules) | program_files(*split.WORKER_FILES)) as snapshot:
         seen = await split.judge(order, snapshot, machines)
     return verdict(
         suite.ids,

@@ -1,3 +1,176 @@
-"""stub"""
-async def grade(*a, **k): raise NotImplementedError
-async def calibration(*a, **k): raise NotImplementedError
+"""The fallback: tests that must share a process with the code they test.
+
+Inside one interpreter nothing can be kept from that code, so no single result is believed. Every test runs
+alone in a sandbox, and so do its *decoys*, which differ by one expectation and by nothing that the code
+could tell beforehand. Full marks need every test passed and every decoy failed in the way the reference
+fails it. Code that reads the expectation and recognises a plausible one is not caught: such a task's class
+says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import PurePosixPath
+from typing import Any
+
+from turnwise.envs.swe.grading.decoys import decoys
+from turnwise.envs.swe.grading.machines import PROGRAMS, Machines, import_roots, program_files, repository
+from turnwise.envs.swe.grading.rules import Tree
+from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite
+from turnwise.envs.swe.grading.verdict import Verdict, verdict
+from turnwise.sandbox.contract import LimitExceeded, Snapshot
+
+TESTS = "/opt/tests"
+SITE = f"{PROGRAMS}/site"
+DISTRIBUTIONS = ("pytest", "pluggy", "iniconfig", "packaging")
+DECOYS = 2
+"""Of each test, where its form allows so many."""
+AT_ONCE = 4
+"""Sandboxes at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one sandbox has said of its test."""
+
+    passed: bool
+    why: str
+    """The name of the exception that failed it."""
+    detail: str = ""
+    collected: tuple[str, ...] = ()
+    seeded: tuple[str, ...] = ()
+
+
+async def grade(
+    suite: Suite, base: Tree, source: Tree, seeds: Mapping[str, int], *, machines: Machines
+) -> Verdict:
+    """The verdict on source: see :func:`~turnwise.envs.swe.grading.grade.grade`."""
+    began, known = time.monotonic(), suite.calibrated
+    rng = random.Random(seeds["first"])
+    runs = [(name, None) for name in suite.ids] + [(decoy.test, decoy) for decoy in known.decoys]
+    rng.shuffle(runs)
+    outcomes = await _run(suite, base, source, runs, seeds, machines)
+    passed, details, notes = {}, {}, []
+    for (name, decoy), outcome in zip(runs, outcomes, strict=True):
+        if decoy is None:
+            passed[name], details[name] = outcome.passed, outcome.detail
+        elif outcome.passed or outcome.why != decoy.why:
+            notes.append(f"a decoy of {name} did not fail as it should")
+    if not all(passed.values()):
+        notes = []  # wrong code fails decoys in its own ways: it fails, and misbehaves only if it passes
+    complete = all(outcome.collected for outcome in outcomes)
+    return verdict(
+        suite.ids, passed, details,
+        assurance=suite.assurance, notes=tuple(sorted(set(notes))), complete=complete,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+async def calibration(
+    suite: Suite, base: Tree, source: Tree, seeds: Mapping[str, int], *, machines: Machines
+) -> Calibration:
+    """What the reference shows: the tests there are, and the decoys that it fails."""
+    rng = random.Random(suite.digest)
+    made: list[Decoy] = []
+    for name in suite.ids:
+        file, _, test = name.partition("::")
+        text = suite.files[file].decode()
+        made += [Decoy(test=name, file=file, source=one, why="") for one in decoys(text, test, rng, DECOYS)]
+    runs = [(suite.ids[0], None), *((decoy.test, decoy) for decoy in made)]
+    first, *outcomes = await _run(suite, base, source, runs, seeds, machines)
+    kept = [
+        decoy.model_copy(update={"why": outcome.why})
+        for decoy, outcome in zip(made, outcomes, strict=True)
+        if not outcome.passed and outcome.why
+    ]
+    return Calibration(
+        digest="", collected=first.collected, seeded=first.seeded, decoys=tuple(kept), versions={}
+    )
+
+
+async def _run(
+    suite: Suite,
+    base: Tree,
+    source: Tree,
+    runs: Sequence[tuple[str, Decoy | None]],
+    seeds: Mapping[str, int],
+    machines: Machines,
+) -> list[Outcome]:
+    turn = asyncio.Semaphore(AT_ONCE)
+    files = repository(base, source, suite.rules) | program_files("bootstrap.py", "inside.py")
+
+    async def one(name: str, decoy: Decoy | None, snapshot: Snapshot) -> Outcome:
+        async with turn:
+            return await _one(suite, name, decoy, snapshot, seeds, machines)
+
+    async with machines.prepared(files | await _site(machines)) as snapshot, asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(one(name, decoy, snapshot)) for name, decoy in runs]
+    return [task.result() for task in started]
+
+
+async def _one(
+    suite: Suite,
+    name: str,
+    decoy: Decoy | None,
+    snapshot: Snapshot,
+    seeds: Mapping[str, int],
+    machines: Machines,
+) -> Outcome:
+    file = name.partition("::")[0]
+    tests = {f"{TESTS}/{path}": data for path, data in suite.files.items() if not _other_test(path, file)}
+    if decoy is not None:
+        tests[f"{TESTS}/{file}"] = decoy.source.encode()
+    orders = {
+        "tests": TESTS, "roots": import_roots(suite.rules), "site": SITE, "seeds": seeds, "id": name,
+        "files": [file],
+    }  # fmt: skip
+    async with await machines.backend.fork(snapshot) as sandbox:
+        await sandbox.write_tree(tests | {f"{TESTS}/orders": json.dumps(orders).encode()})
+        command = [*machines.python, f"{PROGRAMS}/bootstrap.py", "inside", f"{TESTS}/orders"]
+        result = await sandbox.exec(command, cwd="/", timeout=suite.bounds.test_seconds)
+    return _read(result.stdout)
+
+
+def _other_test(path: str, file: str) -> bool:
+    """Whether a file is one of tests that this one does not need: nothing more is there to be read."""
+    return path != file and PurePosixPath(path).name.startswith("test_")
+
+
+def _read(said: bytes) -> Outcome:
+    """What a sandbox printed, be it what it may."""
+    try:
+        data: Any = json.loads(said)
+        passed = data["phases"] == {"setup": "passed", "call": "passed", "teardown": "passed"}
+        names = [tuple(map(str, data[key])) for key in ("collected", "seeded")]
+        return Outcome(passed, str(data["why"]), str(data["detail"]), *names)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return Outcome(False, "", "the test process left without a report")
+
+
+_sites: dict[tuple[int, tuple[str, ...]], dict[str, bytes]] = {}
+
+
+async def _site(machines: Machines) -> dict[str, bytes]:
+    """pytest as sandboxes have it, compiled by their interpreter before any code under test is there."""
+    key = (hash(machines.spec), machines.python)
+    if key not in _sites:
+        async with await machines.backend.create(machines.spec) as sandbox:
+            await sandbox.write_tree(_pytest_files())
+            command = [*machines.python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", SITE]
+            await sandbox.exec(command, timeout=120)
+            found = await sandbox.read_tree(SITE)
+        _sites[key] = {f"{SITE}/{path}": data for path, data in found.items()}
+    return _sites[key]
+
+
+@cache
+def _pytest_files() -> dict[str, bytes]:
+    files = [file for name in DISTRIBUTIONS for file in metadata.files(name) or ()]
+    return {f"{SITE}/{file}": file.read_binary() for file in files if file.suffix == ".py" and ".." not in file.parts}

@@ -12,8 +12,7 @@ from turnwise.sandbox.contract import Backend, Limits, MiB, SandboxSpec, Snapsho
 
 REPOSITORY = "/workspace"
 PROGRAMS = "/opt/turnwise"
-"""Where bootstrap, worker and codec lie in a sandbox."""
-WORKER_FILES = ("bootstrap.py", "codec.py", "worker.py")
+"""Where programs of this package lie in a sandbox."""
 
 WORKER_LIMITS = Limits(
     memory=512 * MiB, processes=32, cpus=1.0, disk=64 * MiB, file_size=32 * MiB, output=64 << 10
@@ -47,10 +46,10 @@ def repository(base: Tree, source: Tree, rules: Rules) -> dict[str, bytes]:
     return {f"{REPOSITORY}/{path}": data for path, data in {**kept, **source}.items()}
 
 
-def programs() -> dict[str, bytes]:
-    """The worker's side of the protocol, where a sandbox has it."""
+def program_files(*names: str) -> dict[str, bytes]:
+    """Files of this package, where a sandbox has them."""
     here = Path(__file__).parent
-    return {f"{PROGRAMS}/{name}": (here / name).read_bytes() for name in WORKER_FILES}
+    return {f"{PROGRAMS}/{name}": (here / name).read_bytes() for name in names}
 
 
 def import_roots(rules: Rules) -> list[str]:

@@ -33,6 +33,7 @@ SOCKET = "/run/turnwise"
 JUDGE_MEMORY = 2 << 30
 """Address space of the judge: an answer may be a number that a test makes a list of."""
 START_SECONDS = 60.0
+WORKER_FILES = ("bootstrap.py", "codec.py", "worker.py")
 AHEAD = 2
 """Workers that are started before a test needs them."""
 
@@ -95,7 +96,7 @@ class Order:
 
 
 async def judge(order: Order, snapshot: Snapshot, machines: Machines) -> Seen:
-    """Run a judge to its end. Raises ``SandboxError`` for failures of machine or judge."""
+    """Run a judge to its end, over a snapshot that holds the repository and ``WORKER_FILES``. Raises ``SandboxError`` for failures of machine or judge."""
     if importlib.util.find_spec("pytest") is None:
         raise UsageError("grading: pytest is not installed; pip install 'turnwise[swe]'")
     with tempfile.TemporaryDirectory(prefix="turnwise-judge-") as folder:

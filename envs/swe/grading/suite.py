@@ -35,12 +35,14 @@ class Bounds(Model):
 
 
 class Decoy(Model):
-    """A test with one expectation changed, which must fail by an assertion."""
+    """A test with one expectation changed, which must fail."""
 
     test: str
     """The id it has in common with the real one."""
     file: str
     source: str
+    why: str
+    """The exception that the reference fails it by."""
 
 
 class Calibration(Model):
@@ -54,8 +56,6 @@ class Calibration(Model):
     surface: dict[str, tuple[Entry, ...]] = {}
     """What each module of the reference offers."""
     decoys: tuple[Decoy, ...] = ()
-    seconds: float
-    """Of one grading of the reference."""
     versions: dict[str, str]
 
 
