@@ -39,8 +39,12 @@ async def collect(tree: Tree | Sandbox, base: Tree, rules: Rules, *, at: str = "
     if isinstance(found, Rejection):
         return found
     changed = {path: data for path, data in found.files.items() if base.get(path) != data}
-    bad = await _not_python(changed)
-    return found if bad is None else Rejection(fault=Fault.SYNTAX, path=bad)
+    parsed = await _parsed(changed)
+    if bad := [path for path in changed if path not in parsed]:
+        return Rejection(fault=Fault.SYNTAX, path=bad[0])
+    usual = await _parsed({path: data for path, data in base.items() if path in changed})
+    new = {use for found in parsed.values() for use in found} - {use for found in usual.values() for use in found}
+    return found.model_copy(update={"uses": tuple(sorted(new))})
 
 
 async def _take(sandbox: Sandbox, rules: Rules, at: str) -> dict[str, bytes] | Rejection:
@@ -110,13 +114,10 @@ async def _walk(sandbox: Sandbox, at: str, source: str, rules: Rules) -> Rejecti
     return None
 
 
-async def _not_python(files: Tree) -> str | None:
-    """The first file that cannot be parsed."""
-    if not files:
-        return None
-    program = Path(__file__).with_name("parse.py")
+async def _parsed(files: Tree) -> dict[str, list[str]]:
+    """The files that are Python, and what they use (see :mod:`.parse`)."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", "-B", program,
+        sys.executable, "-I", "-S", "-B", Path(__file__).with_name("parse.py"),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     body = json.dumps({path: base64.b64encode(data).decode() for path, data in files.items()}).encode()
@@ -124,10 +125,9 @@ async def _not_python(files: Tree) -> str | None:
         async with asyncio.timeout(PARSE_SECONDS):
             said, _ = await process.communicate(body)
     except TimeoutError:
-        said = b""
+        return {}
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    parsed = set(said.decode().split("\n"))
-    return next((path for path in files if path not in parsed), None)
+    return dict(json.loads(line) for line in said.decode().splitlines())

@@ -55,6 +55,8 @@ class Submission(Model):
 
     kind: Literal["submission"] = "submission"
     files: dict[str, bytes]
+    uses: tuple[str, ...] = ()
+    """What its changes use that the base did not, and cheats often do (see :mod:`.parse`): advice, no verdict."""
 
 
 class Rules(Model):
