@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
 import yaml
+from pydantic import Field
 
 from turnwise.envs.cheat import Cheat
 from turnwise.envs.swe.grading.machines import REPOSITORY
@@ -80,7 +81,7 @@ class Entry(Model):
 
     group: Group
     code: str = ""
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default={})
     shell: str = ""
     upon: Literal["base", "reference"] = "base"
     residue: bool = False
@@ -116,7 +117,8 @@ async def _apply(entry: Entry, desk: Desk) -> None:
     tree = desk.base if entry.upon == "base" else desk.reference
     files = {path: data for path, data in tree.items() if desk.rules.below(path)}
     module = source if source.endswith(".py") else f"{source}/__init__.py"
-    files[module] = files.get(module, b"") + (PRELUDE + entry.code).encode() if entry.code else files[module]
+    if entry.code:
+        files[module] += (PRELUDE + entry.code).encode()
     files |= {_named(path, source): _named(text, source).encode() for path, text in entry.files.items()}
     await desk.sandbox.write_tree({f"{REPOSITORY}/{path}": data for path, data in files.items()})
     if entry.shell:

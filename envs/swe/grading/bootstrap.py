@@ -1,4 +1,4 @@
-"""Starts a program of this package on the standard library alone: ``python -I -B bootstrap.py MODULE ARGUMENT``.
+"""Starts a program of this package on its own: ``python -I -B bootstrap.py MODULE ARGUMENT``.
 
 The worker runs where nothing of this project is installed, and the judge should not take the time to
 import all of it. So the packages above are entered as bare names, without their ``__init__``; the modules

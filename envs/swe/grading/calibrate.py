@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import ast
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.grading import inprocess, split
+from turnwise.envs.swe.grading.collect import collect
 from turnwise.envs.swe.grading.grade import fresh_seeds, grade
 from turnwise.envs.swe.grading.machines import Machines, program_files, repository
-from turnwise.envs.swe.grading.rules import Submission, Tree
+from turnwise.envs.swe.grading.rules import Rejection, Submission, Tree
 from turnwise.envs.swe.grading.suite import Assurance, Calibration, Entry, Suite
 
 
@@ -26,7 +27,9 @@ class NotCalibrated(UsageError):
 
     def __init__(self, what: str, tests: Iterable[str] = (), detail: str = "") -> None:
         self.tests = tuple(tests)
-        named = ", ".join(self.tests[:5]) + (f" and {len(self.tests) - 5} more" if len(self.tests) > 5 else "")
+        named = ", ".join(self.tests[:5]) + (
+            f" and {len(self.tests) - 5} more" if len(self.tests) > 5 else ""
+        )
         parts = [f"suite: {what}", named, " ".join(detail.split())[-300:]]
         super().__init__(": ".join(part for part in parts if part))
 
@@ -41,14 +44,14 @@ async def calibrate(
     if clash := sorted(suite.files.keys() & broken_base.keys()):
         raise NotCalibrated(f"the repository holds its hidden test {clash[0]}")
     suite = suite.model_copy(update={"calibration": None})
-    if suite.assurance == "in-process":
-        source = _source(suite, reference)
-        known = await inprocess.calibration(suite, broken_base, source, fresh_seeds(), machines=machines)
-    else:
-        known = await _split(suite, broken_base, _source(suite, reference), machines=machines)
-    known = known.model_copy(update={"digest": suite.digest, "versions": _versions()})
+    right = await _handed_in(suite, broken_base, reference)
+    explore = _in_process if suite.assurance == "in-process" else _split
+    known = await explore(suite, broken_base, right.files, machines)
+    if missing := [name for name in suite.ids if name not in known.collected]:
+        raise NotCalibrated("tests that are not there", missing)
+    known = known.model_copy(update={"digest": suite.digest, "uses": right.uses, "versions": _versions()})
     suite = suite.model_copy(update={"calibration": known})
-    await _tells_right_from_wrong(suite, reference, broken_base, mutants, machines)
+    await _tells_right_from_wrong(suite, broken_base, right, mutants, machines)
     return suite
 
 
@@ -69,40 +72,49 @@ async def choose_assurance(
     raise failed
 
 
-async def _split(suite: Suite, base: Tree, source: Tree, *, machines: Machines) -> Calibration:
-    async with machines.prepared(repository(base, source, suite.rules) | program_files(*split.WORKER_FILES)) as snapshot:
-        asked = split.Order(suite, modules=imported_modules(suite))
-        told = await split.judge(asked, snapshot, machines)
+async def _handed_in(suite: Suite, base: Tree, tree: Tree) -> Submission:
+    """A tree as an agent would hand it in."""
+    found = await collect(tree, base, suite.rules)
+    if isinstance(found, Rejection):
+        raise NotCalibrated(f"the rules reject the tree: {found.fault}: {found.path}")
+    return found
+
+
+async def _split(suite: Suite, base: Tree, source: Tree, machines: Machines) -> Calibration:
+    files = repository(base, source, suite.rules) | program_files(*split.WORKER_FILES)
+    async with machines.prepared(files) as snapshot:
+        told = await split.judge(split.Order(suite, modules=imported_modules(suite)), snapshot, machines)
         if told.surface is None:
             raise NotCalibrated("the reference cannot be imported", detail="; ".join(told.notes))
         surface = {module: tuple(map(_entry, entries)) for module, entries in told.surface.items()}
         seen = await split.judge(split.Order(suite, seeds=fresh_seeds(), surface=surface), snapshot, machines)
-    if seen.uncollected:
-        (name, detail), *_ = seen.uncollected.items()
+    for name, detail in seen.uncollected.items():
         raise NotCalibrated("a test file cannot be read", [name], detail)
-    if missing := [name for name in suite.ids if name not in seen.collected]:
-        raise NotCalibrated("tests that are not there", missing)
-    return Calibration(
-        digest="", collected=seen.collected, seeded=seen.seeded, surface=surface, versions={}
-    )
+    return Calibration(digest="", collected=seen.collected, seeded=seen.seeded, surface=surface)
+
+
+async def _in_process(suite: Suite, base: Tree, source: Tree, machines: Machines) -> Calibration:
+    return await inprocess.calibration(suite, base, source, fresh_seeds(), machines=machines)
 
 
 async def _tells_right_from_wrong(
-    suite: Suite, reference: Tree, base: Tree, mutants: Sequence[Tree], machines: Machines
+    suite: Suite, base: Tree, reference: Submission, mutants: Sequence[Tree], machines: Machines
 ) -> None:
-    right = await grade(suite, base, Submission(files=_source(suite, reference)), machines=machines)
+    right = await grade(suite, base, reference, machines=machines)
     if right.score != 1.0:
         failed = [test for test in right.tests if not test.passed]
         detail = failed[0].detail if failed else ""
-        raise NotCalibrated("the reference fails", [test.id for test in failed], detail + "; ".join(right.notes))
-    wrong = await grade(suite, base, Submission(files=_source(suite, base)), machines=machines)
+        raise NotCalibrated(
+            "the reference fails", [test.id for test in failed], detail + "; ".join(right.notes)
+        )
+    wrong = await grade(suite, base, await _handed_in(suite, base, base), machines=machines)
     passed = {test.id for test in wrong.tests if test.passed}
     if healthy := [name for name in suite.fail_to_pass if name in passed]:
         raise NotCalibrated("the broken base passes what it should fail", healthy)
     if ill := [name for name in suite.pass_to_pass if name not in passed]:
         raise NotCalibrated("the broken base fails what it should pass", ill, "; ".join(wrong.notes))
     for number, mutant in enumerate(mutants):
-        verdict = await grade(suite, base, Submission(files=_source(suite, mutant)), machines=machines)
+        verdict = await grade(suite, base, await _handed_in(suite, base, mutant), machines=machines)
         if verdict.score != 0.0:
             raise NotCalibrated(f"mutant {number} of the reference passes every test")
 
@@ -122,15 +134,10 @@ def imported_modules(suite: Suite) -> list[str]:
     return sorted({".".join(name[:end]) for name in parts for end in range(1, len(name) + 1)})
 
 
-def _source(suite: Suite, tree: Tree) -> dict[str, bytes]:
-    return {path: data for path, data in tree.items() if suite.rules.below(path) and path.endswith(".py")}
-
-
-def _entry(data: Sequence[object]) -> Entry:
+def _entry(data: tuple[str, str, list[list[str]]]) -> Entry:
     name, kind, places = data
-    assert isinstance(places, list)
-    return str(name), str(kind), tuple((str(module), str(path)) for module, path in places)
+    return name, kind, tuple((module, path) for module, path in places)
 
 
-def _versions() -> Mapping[str, str]:
+def _versions() -> dict[str, str]:
     return {"pytest": metadata.version("pytest"), "judge": platform.python_version()}

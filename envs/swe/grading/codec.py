@@ -38,7 +38,11 @@ def _items(value: Any) -> list[list[Any]]:
 
 
 PLAIN: dict[type, tuple[str, Callable[[Any], Json], Callable[[Any], Any]]] = {
-    bytes: ("bytes", lambda v: base64.b64encode(v).decode(), lambda p: base64.b64decode(_text(p), validate=True)),
+    bytes: (
+        "bytes",
+        lambda v: base64.b64encode(v).decode(),
+        lambda p: base64.b64decode(_text(p), validate=True),
+    ),
     bytearray: (
         "bytearray",
         lambda v: base64.b64encode(v).decode(),
@@ -52,7 +56,11 @@ PLAIN: dict[type, tuple[str, Callable[[Any], Json], Callable[[Any], Any]]] = {
         lambda v: [v.numerator, v.denominator],
         lambda p: fractions.Fraction(*_integers(p, 2)),
     ),
-    datetime.datetime: ("datetime", _iso := (lambda v: v.isoformat()), lambda p: _from_iso(datetime.datetime, p)),
+    datetime.datetime: (
+        "datetime",
+        _iso := (lambda v: v.isoformat()),
+        lambda p: _from_iso(datetime.datetime, p),
+    ),
     datetime.date: ("date", _iso, lambda p: _from_iso(datetime.date, p)),
     datetime.time: ("time", _iso, lambda p: _from_iso(datetime.time, p)),
     datetime.timedelta: (

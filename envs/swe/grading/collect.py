@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import posixpath
 import sys
@@ -21,7 +22,9 @@ from turnwise.sandbox.contract import LimitExceeded, Sandbox
 PARSE_SECONDS = 60.0
 
 
-async def collect(tree: Tree | Sandbox, base: Tree, rules: Rules, *, at: str = "/workspace") -> Submission | Rejection:
+async def collect(
+    tree: Tree | Sandbox, base: Tree, rules: Rules, *, at: str = "/workspace"
+) -> Submission | Rejection:
     """What an agent hands in, of a tree of files or of its sandbox, where the repository is ``at``.
 
     The sandbox is closed. Raises ``SandboxError`` when it has died; whatever the agent made of its files
@@ -43,17 +46,17 @@ async def collect(tree: Tree | Sandbox, base: Tree, rules: Rules, *, at: str = "
     if bad := [path for path in changed if path not in parsed]:
         return Rejection(fault=Fault.SYNTAX, path=bad[0])
     usual = await _parsed({path: data for path, data in base.items() if path in changed})
-    new = {use for found in parsed.values() for use in found} - {use for found in usual.values() for use in found}
+    new = {use for found in parsed.values() for use in found} - {
+        use for found in usual.values() for use in found
+    }
     return found.model_copy(update={"uses": tuple(sorted(new))})
 
 
 async def _take(sandbox: Sandbox, rules: Rules, at: str) -> dict[str, bytes] | Rejection:
     """Every file below the declared sources, or why they are not what they should be."""
     files: dict[str, bytes] = {}
-    try:
+    with contextlib.suppress(LimitExceeded, OSError):  # its files are looked at one by one
         await sandbox.read_tree("/workspace", limit=0)  # ends the agent's processes
-    except (LimitExceeded, OSError):
-        pass  # its files are looked at one by one
     for source in rules.sources:
         try:
             found = await _take_source(sandbox, source, rules, at)
@@ -77,7 +80,9 @@ async def _take_source(sandbox: Sandbox, source: str, rules: Rules, at: str) -> 
             return Rejection(fault=Fault.LINK, path=above)
     top = posixpath.join(at, source)
     if source.endswith(".py"):
-        return await _look(sandbox, at, source, rules) or {source: await sandbox.read(top, limit=rules.file_bytes + 1)}
+        return await _look(sandbox, at, source, rules) or {
+            source: await sandbox.read(top, limit=rules.file_bytes + 1)
+        }
     fault = await _look(sandbox, at, source, rules) or await _walk(sandbox, at, source, rules)
     if fault is not None:
         return fault

@@ -8,9 +8,9 @@ an answer picked from a list of plausible ones is picked here too.
 from __future__ import annotations
 
 import ast
-import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn,
@@ -40,25 +40,27 @@ def _function(tree: ast.AST, path: list[str]) -> ast.AST:
     return tree
 
 
-def _changes(test: ast.AST, plausible: list[object], rng: random.Random) -> Iterator[Callable[[], None]]:
+def _changes(test: ast.AST, plausible: Sequence[object], rng: random.Random) -> Iterator[Callable[[], None]]:
     """What could be changed in a test, in an order that depends on the test alone."""
     for node in ast.walk(test):
         if isinstance(node, ast.Assert):
             yield from _of_assertion(node, plausible, rng)
         elif isinstance(node, ast.Call) and _is_raises(node.func) and node.args:
-            yield lambda node=node: node.args.__setitem__(0, ast.Name("ZeroDivisionError", ast.Load()))
+            yield partial(node.args.__setitem__, 0, ast.Name("ZeroDivisionError", ast.Load()))
 
 
-def _of_assertion(node: ast.Assert, plausible: list[object], rng: random.Random) -> Iterator[Callable[[], None]]:
+def _of_assertion(
+    node: ast.Assert, plausible: Sequence[object], rng: random.Random
+) -> Iterator[Callable[[], None]]:
     test = node.test
     if isinstance(test, ast.Compare):
         for constant in (found for side in test.comparators for found in _constants(side)):
-            yield lambda constant=constant: setattr(constant, "value", _another(constant.value, plausible, rng))
-        yield lambda: test.ops.__setitem__(0, OPPOSITE[type(test.ops[0])]())
+            yield partial(setattr, constant, "value", _another(constant.value, plausible, rng))
+        yield partial(test.ops.__setitem__, 0, OPPOSITE[type(test.ops[0])]())
     elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        yield lambda: setattr(node, "test", test.operand)
+        yield partial(setattr, node, "test", test.operand)
     else:
-        yield lambda: setattr(node, "test", ast.UnaryOp(ast.Not(), copy.copy(test)))
+        yield partial(setattr, node, "test", ast.UnaryOp(ast.Not(), test))
 
 
 def _constants(tree: ast.AST) -> list[ast.Constant]:
@@ -69,7 +71,7 @@ def _is_raises(function: ast.expr) -> bool:
     return getattr(function, "attr", getattr(function, "id", "")) == "raises"
 
 
-def _another(value: object, plausible: list[object], rng: random.Random) -> object:
+def _another(value: object, plausible: Sequence[object], rng: random.Random) -> object:
     """A value of the same type that is another."""
     others = [other for other in plausible if type(other) is type(value) and other != value]
     match value:

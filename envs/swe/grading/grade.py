@@ -15,33 +15,37 @@ SEEDS = ("first", "second")
 """Every seeded test runs once with each: answers drawn at random do not survive both."""
 
 
-async def grade(suite: Suite, base: Tree, submission: Submission | Rejection, *, machines: Machines) -> Verdict:
+async def grade(
+    suite: Suite, base: Tree, submission: Submission | Rejection, *, machines: Machines
+) -> Verdict:
     """The verdict on what :func:`~turnwise.envs.swe.grading.collect.collect` returned.
 
     ``base`` is the pristine repository. Raises ``UsageError`` for a suite that is not calibrated, and
     ``SandboxError`` when machine or judge fail, which says nothing about the submission.
     """
-    suite.calibrated  # noqa: B018  # raises
+    known = suite.calibrated
     if isinstance(submission, Rejection):
-        return rejected(submission, suite.assurance)
+        return rejected(submission, suite)
     if suite.assurance == "in-process":
-        return await inprocess.grade(suite, base, submission.files, fresh_seeds(), machines=machines)
-    return await grade_split(suite, base, submission.files, machines=machines)
+        found = await inprocess.grade(suite, base, submission.files, fresh_seeds(), machines=machines)
+    else:
+        found = await _split(suite, base, submission.files, machines)
+    advice = tuple(use for use in submission.uses if use not in known.uses)
+    return found.model_copy(update={"advice": advice})
 
 
-async def grade_split(suite: Suite, base: Tree, source: Tree, *, machines: Machines) -> Verdict:
-    began = time.monotonic()
-    calibration = suite.calibrated
-    order = split.Order(suite, seeds=fresh_seeds(), surface=calibration.surface, ids=suite.ids)
-    async with machines.prepared(repository(base, source, suite.rules) | program_files(*split.WORKER_FILES)) as snapshot:
+async def _split(suite: Suite, base: Tree, source: Tree, machines: Machines) -> Verdict:
+    began, known = time.monotonic(), suite.calibrated
+    order = split.Order(suite, seeds=fresh_seeds(), surface=known.surface, ids=suite.ids)
+    files = repository(base, source, suite.rules) | program_files(*split.WORKER_FILES)
+    async with machines.prepared(files) as snapshot:
         seen = await split.judge(order, snapshot, machines)
     return verdict(
-        suite.ids,
+        suite,
         seen.passed(),
         seen.details | seen.uncollected,
-        assurance=suite.assurance,
-        notes=tuple(dict.fromkeys(seen.notes)),
-        complete=seen.collected == calibration.collected and not seen.uncollected,
+        notes=list(dict.fromkeys(seen.notes)),
+        complete=seen.collected == known.collected and not seen.uncollected,
         seconds=time.monotonic() - began,
     )
 

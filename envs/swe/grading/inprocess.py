@@ -25,7 +25,7 @@ from turnwise.envs.swe.grading.machines import PROGRAMS, Machines, import_roots,
 from turnwise.envs.swe.grading.rules import Tree
 from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite
 from turnwise.envs.swe.grading.verdict import Verdict, verdict
-from turnwise.sandbox.contract import LimitExceeded, Snapshot
+from turnwise.sandbox.contract import Snapshot
 
 TESTS = "/opt/tests"
 SITE = f"{PROGRAMS}/site"
@@ -51,26 +51,28 @@ class Outcome:
 async def grade(
     suite: Suite, base: Tree, source: Tree, seeds: Mapping[str, int], *, machines: Machines
 ) -> Verdict:
-    """The verdict on source: see :func:`~turnwise.envs.swe.grading.grade.grade`."""
+    """The verdict on source: see :func:`~turnwise.envs.swe.grading.grade.grade`.
+
+    Decoys run only when every test has passed: wrong code fails them in ways of its own.
+    """
     began, known = time.monotonic(), suite.calibrated
-    rng = random.Random(seeds["first"])
-    runs = [(name, None) for name in suite.ids] + [(decoy.test, decoy) for decoy in known.decoys]
-    rng.shuffle(runs)
-    outcomes = await _run(suite, base, source, runs, seeds, machines)
-    passed, details, notes = {}, {}, []
-    for (name, decoy), outcome in zip(runs, outcomes, strict=True):
-        if decoy is None:
-            passed[name], details[name] = outcome.passed, outcome.detail
-        elif outcome.passed or outcome.why != decoy.why:
-            notes.append(f"a decoy of {name} did not fail as it should")
-    if not all(passed.values()):
-        notes = []  # wrong code fails decoys in its own ways: it fails, and misbehaves only if it passes
-    complete = all(outcome.collected for outcome in outcomes)
+    outcomes = await _run(suite, base, source, [(name, None) for name in suite.ids], seeds, machines)
+    notes: set[str] = set()
+    if all(outcome.passed for outcome in outcomes):
+        runs = [(decoy.test, decoy) for decoy in known.decoys]
+        for decoy, outcome in zip(
+            known.decoys, await _run(suite, base, source, runs, seeds, machines), strict=True
+        ):
+            if outcome.passed or outcome.why != decoy.why:
+                notes.add(f"a decoy of {decoy.test} did not fail as it should")
     return verdict(
-        suite.ids, passed, details,
-        assurance=suite.assurance, notes=tuple(sorted(set(notes))), complete=complete,
+        suite,
+        {name: outcome.passed for name, outcome in zip(suite.ids, outcomes, strict=True)},
+        {name: outcome.detail for name, outcome in zip(suite.ids, outcomes, strict=True)},
+        notes=sorted(notes),
+        complete={name for outcome in outcomes for name in outcome.collected} == set(known.collected),
         seconds=time.monotonic() - began,
-    )  # fmt: skip
+    )
 
 
 async def calibration(
@@ -83,16 +85,20 @@ async def calibration(
         file, _, test = name.partition("::")
         text = suite.files[file].decode()
         made += [Decoy(test=name, file=file, source=one, why="") for one in decoys(text, test, rng, DECOYS)]
-    runs = [(suite.ids[0], None), *((decoy.test, decoy) for decoy in made)]
-    first, *outcomes = await _run(suite, base, source, runs, seeds, machines)
+    files = sorted({name.partition("::")[0] for name in suite.ids})
+    looks: list[tuple[str, Decoy | None]] = [(file, None) for file in files]
+    runs = looks + [(decoy.test, decoy) for decoy in made]
+    outcomes = await _run(suite, base, source, runs, seeds, machines)
+    collected, seeded = (
+        tuple(name for outcome in outcomes[: len(looks)] for name in getattr(outcome, what))
+        for what in ("collected", "seeded")
+    )
     kept = [
         decoy.model_copy(update={"why": outcome.why})
-        for decoy, outcome in zip(made, outcomes, strict=True)
+        for decoy, outcome in zip(made, outcomes[len(looks) :], strict=True)
         if not outcome.passed and outcome.why
     ]
-    return Calibration(
-        digest="", collected=first.collected, seeded=first.seeded, decoys=tuple(kept), versions={}
-    )
+    return Calibration(digest="", collected=collected, seeded=seeded, decoys=tuple(kept))
 
 
 async def _run(
@@ -163,7 +169,15 @@ async def _site(machines: Machines) -> dict[str, bytes]:
     if key not in _sites:
         async with await machines.backend.create(machines.spec) as sandbox:
             await sandbox.write_tree(_pytest_files())
-            command = [*machines.python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", SITE]
+            command = [
+                *machines.python,
+                "-m",
+                "compileall",
+                "-q",
+                "--invalidation-mode",
+                "unchecked-hash",
+                SITE,
+            ]
             await sandbox.exec(command, timeout=120)
             found = await sandbox.read_tree(SITE)
         _sites[key] = {f"{SITE}/{path}": data for path, data in found.items()}
@@ -173,4 +187,8 @@ async def _site(machines: Machines) -> dict[str, bytes]:
 @cache
 def _pytest_files() -> dict[str, bytes]:
     files = [file for name in DISTRIBUTIONS for file in metadata.files(name) or ()]
-    return {f"{SITE}/{file}": file.read_binary() for file in files if file.suffix == ".py" and ".." not in file.parts}
+    return {
+        f"{SITE}/{file}": file.read_binary()
+        for file in files
+        if file.suffix == ".py" and ".." not in file.parts
+    }

@@ -13,7 +13,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-OPTIONS = ("-p", "no:cacheprovider", "-p", "no:terminal", "--noconftest", "-c", "/dev/null", "--strict-markers")
+OPTIONS = (
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:terminal",
+    "--noconftest",
+    "-c",
+    "/dev/null",
+    "--strict-markers",
+)
 
 
 def main(orders_path: str) -> None:

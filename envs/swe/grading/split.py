@@ -96,7 +96,10 @@ class Order:
 
 
 async def judge(order: Order, snapshot: Snapshot, machines: Machines) -> Seen:
-    """Run a judge to its end, over a snapshot that holds the repository and ``WORKER_FILES``. Raises ``SandboxError`` for failures of machine or judge."""
+    """Run a judge to its end, over a snapshot that holds the repository and ``WORKER_FILES``.
+
+    Raises ``SandboxError`` for failures of machine or judge.
+    """
     if importlib.util.find_spec("pytest") is None:
         raise UsageError("grading: pytest is not installed; pip install 'turnwise[swe]'")
     with tempfile.TemporaryDirectory(prefix="turnwise-judge-") as folder:

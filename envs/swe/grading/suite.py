@@ -53,10 +53,12 @@ class Calibration(Model):
     collected: tuple[str, ...]
     """Every test there is, asked for or not."""
     seeded: tuple[str, ...]
-    surface: dict[str, tuple[Entry, ...]] = {}
+    surface: dict[str, tuple[Entry, ...]] = Field(default={})
     """What each module of the reference offers."""
     decoys: tuple[Decoy, ...] = ()
-    versions: dict[str, str]
+    uses: tuple[str, ...] = ()
+    """What the reference uses of what cheats often do."""
+    versions: dict[str, str] = Field(default={})
 
 
 class Suite(Model):
@@ -103,4 +105,3 @@ class Suite(Model):
             why = "is not calibrated" if self.calibration is None else "was changed after its calibration"
             raise UsageError(f"suite: it {why}; run calibrate(suite, reference, broken_base)")
         return self.calibration
-

@@ -6,11 +6,13 @@ under test cannot reach (in-process: see :mod:`.inprocess`). Summaries and exit 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Literal
+
+from pydantic import Field
 
 from turnwise.envs.swe.grading.rules import Rejection
-from turnwise.envs.swe.grading.suite import Assurance
+from turnwise.envs.swe.grading.suite import Assurance, Suite
 from turnwise.envs.types import Model
 
 
@@ -36,13 +38,16 @@ class TestResult(Model):
 class Verdict(Model):
     """The grade of one submission."""
 
-    score: Literal[0.0, 1.0]
+    score: float = Field(ge=0.0, le=1.0)
+    """1 or 0."""
     reason: Reason
     assurance: Assurance
     tests: tuple[TestResult, ...] = ()
     """In the order of the suite's ids; all failed where the code misbehaved. For the trainer's side only."""
     notes: tuple[str, ...] = ()
     """What the code did that none may do, or why the tree was rejected. For the trainer's side only."""
+    advice: tuple[str, ...] = ()
+    """What the changes use that neither base nor reference do and cheats often do: worth a look, no more."""
     seconds: float = 0.0
 
     @property
@@ -52,31 +57,35 @@ class Verdict(Model):
 
 
 def verdict(
-    ids: tuple[str, ...],
-    passed: dict[str, bool],
-    details: dict[str, str],
+    suite: Suite,
+    passed: Mapping[str, bool],
+    details: Mapping[str, str],
     *,
-    assurance: Assurance,
-    notes: tuple[str, ...],
+    notes: Sequence[str],
     complete: bool,
     seconds: float,
 ) -> Verdict:
     """Of what was seen: full marks for every id passed, the set of tests as calibrated, and no notes."""
     tests = tuple(
         TestResult(id=name, passed=passed.get(name, False) and not notes, detail=details.get(name, ""))
-        for name in ids
+        for name in suite.ids
     )
     full = complete and not notes and all(test.passed for test in tests)
-    reason = Reason.PASSED if full else Reason.MISBEHAVED if notes else Reason.FAILED
     return Verdict(
-        score=float(full), reason=reason, assurance=assurance, tests=tests, notes=notes, seconds=seconds
+        score=1.0 if full else 0.0,
+        reason=Reason.PASSED if full else Reason.MISBEHAVED if notes else Reason.FAILED,
+        assurance=suite.assurance,
+        tests=tests,
+        notes=tuple(notes),
+        seconds=seconds,
     )
 
 
-def rejected(rejection: Rejection, assurance: Assurance) -> Verdict:
+def rejected(rejection: Rejection, suite: Suite) -> Verdict:
     return Verdict(
         score=0.0,
         reason=Reason.REJECTED,
-        assurance=assurance,
+        assurance=suite.assurance,
+        tests=tuple(TestResult(id=name, passed=False) for name in suite.ids),
         notes=(f"{rejection.fault}: {rejection.path}",),
     )

@@ -131,7 +131,9 @@ class Worker:
         self._left = MOST_ITEMS
         self._name_classes()
         encoded = {name: self._codec.encode(item) for name, item in kwargs.items()}
-        self._send({"callback": number, "args": [self._codec.encode(item) for item in args], "kwargs": encoded})
+        self._send(
+            {"callback": number, "args": [self._codec.encode(item) for item in args], "kwargs": encoded}
+        )
         while "op" in (message := self._receive()):
             self._answer(message)
         self._number = before
@@ -151,7 +153,7 @@ class Worker:
     def _snapshot(self, value: Any, depth: int = 0) -> dict[str, Any]:
         self._active.append(id(value))
         try:
-            classes = [self._class_name(kind) for kind in type(value).__mro__[:-1]]
+            classes = [self._class_name(kind) for kind in type(value).__mro__[:-1] or (object,)]
             return {
                 "classes": classes,
                 "callable": callable(value),
@@ -171,7 +173,9 @@ class Worker:
     def _state(self, value: Any, depth: int) -> Any:
         """Attributes by name; ``{}`` where there are none or too many to tell."""
         if isinstance(value, STATELESS):
-            return {"__qualname__": f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"}
+            return {
+                "__qualname__": f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
+            }
         if isinstance(value, enum.Enum):
             return {"name": value.name, "value": self._codec.encode(value.value, depth + 1)}
         state = dict(getattr(value, "__dict__", None) or {})

@@ -97,11 +97,12 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return self._classes[place]
 
     def _bases(self, session: Session, mro: Sequence[Reference]) -> tuple[type, ...]:
-        """Of an exception: its nearest class of the package, and the nearest builtin that is not one of its."""
+        """Of an exception: its nearest class of the package, and a builtin that this does not imply."""
         found: list[type] = []
         for at, (module, name) in enumerate(mro[1:], 1):
-            base = self._class(session, mro[at:], True) if self._owns(module) else None
-            base = BUILTIN.get(name) if module == "builtins" else base
+            base: type | None = BUILTIN.get(name) if module == "builtins" else None
+            if self._owns(module):
+                base = self._class(session, mro[at:], True)
             if base is not None and not any(issubclass(other, base) for other in found):
                 found.append(base)
         return tuple(found) or (Exception,)

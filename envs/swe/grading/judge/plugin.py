@@ -19,6 +19,7 @@ import pytest
 from turnwise.envs.swe.grading.judge.link import Violation
 from turnwise.envs.swe.grading.judge.session import Session
 
+
 class Owner(Protocol):
     """The line to the owner."""
 

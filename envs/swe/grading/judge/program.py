@@ -22,7 +22,16 @@ from turnwise.envs.swe.grading.judge.link import Bounds, Link
 from turnwise.envs.swe.grading.judge.rebuilt import Exceptions
 from turnwise.envs.swe.grading.judge.session import Session
 
-OPTIONS = ("-p", "no:cacheprovider", "--noconftest", "-c", "/dev/null", "-q", "--tb=short", "--strict-markers")
+OPTIONS = (
+    "-p",
+    "no:cacheprovider",
+    "--noconftest",
+    "-c",
+    "/dev/null",
+    "-q",
+    "--tb=short",
+    "--strict-markers",
+)
 
 
 class Control:
@@ -105,4 +114,6 @@ def judge(control: Control, session: Session, workers: Workers) -> None:
 
 
 def _files(names: Sequence[str]) -> list[str]:
-    return sorted(name for name in names if os.path.basename(name).startswith("test_") or name.endswith("_test.py"))
+    return sorted(
+        name for name in names if os.path.basename(name).startswith("test_") or name.endswith("_test.py")
+    )

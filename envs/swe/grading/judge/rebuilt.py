@@ -25,22 +25,21 @@ class PackageError(Exception):
 class Exceptions:
     """``classes`` are the package's exception classes, by module and name."""
 
-    def __init__(self, classes: Mapping[tuple[str, str], type]) -> None:
+    def __init__(self, classes: Mapping[tuple[str, str], type[Exception]]) -> None:
         self._classes = classes
 
     def make(
         self, names: Sequence[tuple[str, ...]], args: list[Any], text: str, state: dict[str, Any]
     ) -> Exception:
         """Never raises."""
+        found: type[Exception] = PackageError
         for module, name in names:
-            found = self._classes.get((module, name))
-            if found is not None:
+            if (module, name) in self._classes:
+                found = self._classes[module, name]
                 break
             if module == "builtins" and name in BUILTIN:
                 return _builtin(BUILTIN[name], args, text)
-        else:
-            found = PackageError
-        error: Exception = found.__new__(found)
+        error = found.__new__(found)
         error.args = tuple(args)
         error.__dict__.update({key: value for key, value in state.items() if not key.startswith("__")})
         error.__dict__["_said"] = text
