@@ -90,11 +90,18 @@ class Entry(Model):
 class Desk(Protocol):
     """A started episode of software repair, from the side that knows the reference."""
 
-    sandbox: Sandbox
-    """The agent's, with the broken base in it."""
-    base: Tree
-    reference: Tree
-    rules: Rules
+    @property
+    def sandbox(self) -> Sandbox:
+        """The agent's, with the broken base in it."""
+
+    @property
+    def base(self) -> Tree: ...
+
+    @property
+    def reference(self) -> Tree: ...
+
+    @property
+    def rules(self) -> Rules: ...
 
 
 @functools.cache

@@ -159,16 +159,11 @@ class _Reader:
         mine, theirs = self._of_package(left), self._of_package(right)
         if mine and theirs:
             self._object("order", left, "both sides come from the package; use expected(lambda: …) for one")
-        built = [side for side in (left, right) if _expected(side) is not None]
+        built = [what for side in (left, right) if (what := _expected(side)) is not None]
         if built or (mine and theirs):
-            call = next(
-                node for side in (*built, left) for node in ast.walk(side) if isinstance(node, ast.Call)
-            )
-            what = _expected(call) or call
-            names = [
-                node.id for node in ast.walk(what) if isinstance(node, ast.Name) and node.id in self._names
-            ]
-            self._ask(f"equality of {names[0] if names else 'objects'}", equal, left)
+            names = [node.id for node in ast.walk((built or [left])[0]) if isinstance(node, ast.Name)]
+            known = [name for name in names if name in self._names]
+            self._ask(f"equality of {known[0] if known else 'objects'}", equal, left)
         if FRESH in _parameters(self._test):
             for side in (left, right):
                 late = {node.id for node in ast.walk(side) if isinstance(node, ast.Name)} & self._late

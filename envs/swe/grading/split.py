@@ -33,6 +33,8 @@ SOCKET = "/run/turnwise"
 JUDGE_MEMORY = 2 << 30
 """Address space of the judge: an answer may be a number that a test makes a list of."""
 START_SECONDS = 60.0
+GRACE_SECONDS = 5.0
+"""For the judge's word of a worker that has already ended."""
 WORKER_FILES = ("bootstrap.py", "codec.py", "worker.py")
 AHEAD = 2
 """Workers that are started before a test needs them."""
@@ -119,6 +121,7 @@ class _Owner:
         self._order, self._folder, self._snapshot, self._machines = order, folder, snapshot, machines
         self._seen = Seen()
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._connected: dict[str, asyncio.Event] = {}
 
     async def run(self) -> Seen:
         mine, theirs = socket.socketpair()
@@ -153,7 +156,10 @@ class _Owner:
                     message = json.loads(line)
                     if "want" in message:
                         path = message["want"]
+                        self._connected[path] = asyncio.Event()
                         self._workers[path] = tasks.create_task(self._worker(path))
+                    elif "connected" in message:
+                        self._connected[message["connected"]].set()
                     elif "done" in message:
                         self._workers.pop(message["done"]).cancel()
                     else:
@@ -190,6 +196,12 @@ class _Owner:
             await sandbox.expose(Path(path), SOCKET)
             command = [*self._machines.python, f"{PROGRAMS}/bootstrap.py", "worker", SOCKET]
             result = await sandbox.exec(command, cwd="/", timeout=self._order.deadline)
+            try:  # it connects before it touches the code under test
+                async with asyncio.timeout(GRACE_SECONDS):
+                    await self._connected[path].wait()
+            except TimeoutError:
+                said = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+                raise GradingError(f"a worker could not be started: {said or result.exit_code}") from None
             if result.limit is not None:
                 self._seen.notes.append(f"the code used up its {result.limit}")
 

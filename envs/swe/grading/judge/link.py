@@ -36,15 +36,12 @@ class Bounds:
 
 
 class Link:
-    """Talks to the worker that connects to ``listener`` first; further connections are refused."""
+    """Talks to the worker at the other end of ``connection``."""
 
     def __init__(
-        self, listener: socket.socket, hello: Mapping[str, Any], bounds: Bounds, note: Callable[[str], None]
+        self, connection: socket.socket, hello: Mapping[str, Any], bounds: Bounds, note: Callable[[str], None]
     ) -> None:
-        self._bounds, self._note = bounds, note
-        with listener:
-            listener.settimeout(60.0)
-            self._socket, _ = listener.accept()
+        self._socket, self._bounds, self._note = connection, bounds, note
         self._buffer = bytearray()
         self._end = time.monotonic() + bounds.test_seconds
         self._number = self._calls = 0

@@ -33,6 +33,8 @@ OPTIONS = (
     "--strict-markers",
 )
 
+CONNECT_SECONDS = 60.0
+
 
 class Control:
     """The line to the owner."""
@@ -74,7 +76,11 @@ class Workers:
     def connect(self) -> Link:
         self.want(1)
         path, listener = self._coming.popleft()
-        link = Link(listener, self._hello, self._bounds, self._control.note)
+        with listener:  # the first to connect is the worker; no other connection is taken
+            listener.settimeout(CONNECT_SECONDS)
+            connection, _ = listener.accept()
+        self._control.say(connected=path)
+        link = Link(connection, self._hello, self._bounds, self._control.note)
         link.on_close = lambda: self._control.say(done=path)
         return link
 

@@ -60,5 +60,3 @@ async def grader(machines: Machines) -> Grader:
     found = sample()
     suite = await calibrate(found.suite, found.reference, found.base, machines=machines)
     return Grader(machines, found, suite)
-
-
