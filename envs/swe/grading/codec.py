@@ -1,6 +1,7 @@
 """Values on the wire between judge and worker: JSON in which every exact builtin type has its own form.
 
-Both sides use this module, and it needs the standard library only. ``encode`` writes a value whose type
+Both sides use this module, and it needs the standard library only, of Python 3.8 or newer: a repository's
+own interpreter runs the worker. ``encode`` writes a value whose type
 *is* one of the known types; anything else, a subclass included, goes to the side's own ``refer``.
 ``decode`` constructs: what comes out is an exact builtin made here, whatever the far side claims, or what
 the side's own ``resolve`` makes of a tag. Nothing is ever evaluated, imported or unpickled.
@@ -18,9 +19,9 @@ import decimal
 import fractions
 import pathlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-Json: TypeAlias = Any
+Json = Any
 """What ``json.loads`` returns."""
 
 DEEPEST = 40

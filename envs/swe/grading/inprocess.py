@@ -116,7 +116,10 @@ async def _run(
         async with turn:
             return await _one(suite, name, decoy, snapshot, seeds, machines)
 
-    async with machines.prepared(files | await _site(machines)) as snapshot, asyncio.TaskGroup() as tasks:
+    async with (
+        machines.prepared(files | await pytest_site(machines)) as snapshot,
+        asyncio.TaskGroup() as tasks,
+    ):
         started = [tasks.create_task(one(name, decoy, snapshot)) for name, decoy in runs]
     return [task.result() for task in started]
 
@@ -163,7 +166,7 @@ def _read(said: bytes) -> Outcome:
 _sites: dict[tuple[int, tuple[str, ...]], dict[str, bytes]] = {}
 
 
-async def _site(machines: Machines) -> dict[str, bytes]:
+async def pytest_site(machines: Machines) -> dict[str, bytes]:
     """pytest as sandboxes have it, compiled by their interpreter before any code under test is there."""
     key = (hash(machines.spec), machines.python)
     if key not in _sites:

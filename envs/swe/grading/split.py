@@ -79,7 +79,7 @@ class Order:
         return {
             "tests": f"{folder}/tests",
             "sockets": folder,
-            "files": list(self.suite.files),
+            "files": sorted({name.partition("::")[0] for name in self.suite.ids}),
             "packages": rules.packages,
             "roots": import_roots(rules),
             "surface": self.surface,

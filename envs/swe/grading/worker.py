@@ -2,9 +2,10 @@
 
     python3 -I -B bootstrap.py worker SOCKET
 
-It runs in a sandbox that is thrown away with it, on the standard library and the codec beside it, and
-knows neither tests nor expectations. All that it says is hostile: the package runs in the same process
-and can say it in its place. So nothing here protects anything; it only has to be fair to honest code.
+It runs in a sandbox that is thrown away with it, by the repository's interpreter (3.8 or newer), on the
+standard library and the codec beside it, and knows neither tests nor expectations. All that it says is
+hostile: the package runs in the same process and can say it in its place. So nothing here protects
+anything; it only has to be fair to honest code.
 
 Objects that are no plain values stay here and are known to the judge by a number, with what they look
 like now (a *snapshot*): their classes, their attributes and, for subclasses of builtins, that value.
@@ -91,13 +92,12 @@ class Worker:
             return {"return": surface(request["modules"], request["packages"])}
         args = [self._codec.decode(item) for item in request["args"]]
         kwargs = {name: self._codec.decode(item) for name, item in request.get("kwargs", {}).items()}
-        match request["op"]:
-            case "get":
-                value = getattr(args[0], request["name"])
-            case "call":
-                value = args[0](*args[1:], **kwargs)
-            case name:
-                value = OPERATIONS[name](*args)
+        if request["op"] == "get":
+            value = getattr(args[0], request["name"])
+        elif request["op"] == "call":
+            value = args[0](*args[1:], **kwargs)
+        else:
+            value = OPERATIONS[request["op"]](*args)
         self._name_classes()
         reply = {"return": self._codec.encode(value)}
         reply["touched"] = {str(n): self._snapshot(self._objects[n]) for n in request["touches"]}
@@ -107,15 +107,12 @@ class Worker:
 
     # ------------------------------------------------------------ what the judge names
     def _resolve(self, tag: str, payload: Any, depth: int) -> Any:
-        match tag:
-            case "object":
-                return self._objects[payload]
-            case "ref":
-                return self._look_up(*payload)
-            case "std":
-                return self._look_up(*payload)
-            case "callback":
-                return lambda *args, **kwargs: self._call_back(payload, args, kwargs)
+        if tag == "object":
+            return self._objects[payload]
+        if tag in ("ref", "std"):
+            return self._look_up(*payload)
+        if tag == "callback":
+            return lambda *args, **kwargs: self._call_back(payload, args, kwargs)
         raise codec.Malformed(tag)
 
     @staticmethod
@@ -166,7 +163,7 @@ class Worker:
     def _base(self, value: Any, depth: int) -> Any:
         """``[v]`` for a subclass of a builtin whose value is v, else None."""
         for kind in BASES:
-            if isinstance(value, kind) and self._spend(len(value) if isinstance(value, list | dict) else 1):
+            if isinstance(value, kind) and self._spend(len(value) if isinstance(value, (list, dict)) else 1):
                 return [self._codec.encode(_exact(kind, value), depth + 1)]
         return None
 

@@ -13,7 +13,6 @@ import resource
 import socket
 import sys
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from turnwise.envs.swe.grading.judge import plugin
@@ -116,10 +115,4 @@ def judge(control: Control, session: Session, workers: Workers) -> None:
     os.chdir(control.orders["tests"])
     sys.path.insert(0, control.orders["tests"])
     recorder = plugin.Recorder(session, workers.want, control, control.orders)
-    plugin.run([*OPTIONS, f"--rootdir={control.orders['tests']}", *_files(control.orders["files"])], recorder)
-
-
-def _files(names: Sequence[str]) -> list[str]:
-    return sorted(
-        name for name in names if os.path.basename(name).startswith("test_") or name.endswith("_test.py")
-    )
+    plugin.run([*OPTIONS, f"--rootdir={control.orders['tests']}", *control.orders["files"]], recorder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import datetime
 import decimal
@@ -9,12 +10,14 @@ import enum
 import fractions
 import json
 import math
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from turnwise.envs.swe.grading import bootstrap
 from turnwise.envs.swe.grading.codec import CONTAINERS, PLAIN, Codec, Malformed
 
 KNOWN = {type(None), bool, int, float, str, list, *PLAIN, *CONTAINERS}
@@ -154,3 +157,8 @@ def test_times_with_a_zone_are_no_plain_values() -> None:
         codec.decode(codec.encode(decimal.Decimal("1.50"))).as_tuple() == decimal.Decimal("1.50").as_tuple()
     )
     assert codec.decode(codec.encode(fractions.Fraction(1, 3))) == fractions.Fraction(1, 3)
+
+
+@pytest.mark.parametrize("name", ["bootstrap.py", "codec.py", "worker.py"])
+def test_what_a_repositorys_own_interpreter_runs_is_written_for_old_ones(name: str) -> None:
+    ast.parse((Path(bootstrap.__file__).parent / name).read_text(), feature_version=(3, 8))

@@ -37,7 +37,7 @@ def found(test: str, *rules: str) -> list[Finding]:
         ("oracle", "def test_a(fresh_rng):\n    n = fresh_rng.random()\n    assert add(n, 1) == sum([n, 1])"),
         (
             "oracle",
-            "def test_a(fresh_rng):\n    n = []\n    got = add(n, 1)\n    want = sum(n)\n    assert got == want",
+            "def test_a(fresh_rng):\n    n = 1\n    got = add(n)\n    want = abs(n)\n    assert got == want",
         ),
         ("seeded", "def test_a():\n    assert add(1, 2) == 3"),
         ("skip", "@pytest.mark.xfail\ndef test_a():\n    assert add(1, 2) == 3"),
@@ -66,7 +66,7 @@ def test_it_objects(rule: str, test: str) -> None:
         ),
         (
             "oracle",
-            "def test_a(fresh_rng):\n    n = []\n    want = sum(n)\n    got = add(n, 1)\n    assert got == want",
+            "def test_a(fresh_rng):\n    n = 1\n    want = abs(n)\n    got = add(n)\n    assert got == want",
         ),
         ("seeded", "def test_a(fresh_rng):\n    assert add(1, 2) == 3"),
         ("skip", "@pytest.mark.copyback\ndef test_a():\n    assert add(1, 2) == 3"),
