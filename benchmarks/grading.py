@@ -93,21 +93,32 @@ def naive(found: Sample, site: dict[str, bytes]) -> Award:
     return award
 
 
-async def tried(
-    cheats: list[Cheat[Desk]], found: Sample, machines: Machines, award: Award
-) -> dict[str, dict[str, float]]:
+async def tried(cheats: list[Cheat[Desk]], machines: Machines, award: Award) -> dict[str, dict[str, float]]:
+    """What each cheat is awarded, the controls first. Raises ``RuntimeError`` where these go wrong."""
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def one(cheat: Cheat[Desk]) -> dict[str, float]:
+    async def one(apply: Callable[[Desk], Awaitable[None]]) -> dict[str, float]:
         async with turn:
+            found = sample()
             sandbox = await machines.backend.create(SandboxSpec())
             await sandbox.write_tree({f"{REPOSITORY}/{path}": data for path, data in found.base.items()})
             desk = Started(sandbox, found.base, found.reference, found.suite.rules)
-            await cheat.apply(desk)
+            await apply(desk)
             return await award(desk)
 
-    scores = await asyncio.gather(*map(one, cheats))
+    right, nothing = await one(mend), await one(do_nothing)
+    if {*right.values()} != {1.0} or {*nothing.values()} != {0.0}:
+        raise RuntimeError(f"the controls: reference {right}, base {nothing}")
+    scores = await asyncio.gather(*(one(cheat.apply) for cheat in cheats))
     return {cheat.name: score for cheat, score in zip(cheats, scores, strict=True)}
+
+
+async def mend(desk: Desk) -> None:
+    await desk.sandbox.write_tree({f"{REPOSITORY}/{path}": data for path, data in desk.reference.items()})
+
+
+async def do_nothing(desk: Desk) -> None:
+    """The broken base as it is."""
 
 
 async def costs(suite: Suite, found: Sample, machines: Machines) -> dict[str, float]:
@@ -147,7 +158,7 @@ async def run(graders: list[str], pattern: str, output: Path | None) -> None:
             else:
                 calibrated = await calibrate(small, found.reference, found.base, machines=machines)
                 award = ours(name, calibrated, found, machines)
-            for cheat, scores in (await tried(cheats, found, machines, award)).items():
+            for cheat, scores in (await tried(cheats, machines, award)).items():
                 results[cheat] |= scores
         seconds = await costs(suite, found, machines) if "split" in graders else {}
     residue = {cheat.name for cheat in cheats if cheat.residue}

@@ -30,6 +30,7 @@ OPTIONAL = (
     "playwright",
     "wandb",
     "mlflow",
+    "pytest",
 )
 """Packages that come with an extra only."""
 
@@ -37,6 +38,8 @@ NEEDS_EXTRA = (
     "turnwise.agents.torch",
     "turnwise.agents.torch_policy",
     "turnwise.envs.server",
+    "turnwise.envs.swe.grading.judge.plugin",
+    "turnwise.envs.swe.grading.judge.program",
     "turnwise.trainer.batch",
     "turnwise.trainer.begin",
     "turnwise.trainer.checkpoint",

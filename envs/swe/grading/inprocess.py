@@ -21,7 +21,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from turnwise.envs.swe.grading.decoys import decoys
-from turnwise.envs.swe.grading.machines import PROGRAMS, Machines, import_roots, program_files, repository
+from turnwise.envs.swe.grading.machines import (
+    PROGRAMS,
+    Machines,
+    import_roots,
+    program_files,
+    repository,
+    require_pytest,
+)
 from turnwise.envs.swe.grading.rules import Tree
 from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite
 from turnwise.envs.swe.grading.verdict import Verdict, verdict
@@ -168,6 +175,7 @@ _sites: dict[tuple[int, tuple[str, ...]], dict[str, bytes]] = {}
 
 async def pytest_site(machines: Machines) -> dict[str, bytes]:
     """pytest as sandboxes have it, compiled by their interpreter before any code under test is there."""
+    require_pytest()
     key = (hash(machines.spec), machines.python)
     if key not in _sites:
         async with await machines.backend.create(machines.spec) as sandbox:
@@ -193,5 +201,5 @@ def _pytest_files() -> dict[str, bytes]:
     return {
         f"{SITE}/{file}": file.read_binary()
         for file in files
-        if file.suffix == ".py" and ".." not in file.parts
+        if (file.suffix == ".py" or file.name == "METADATA") and ".." not in file.parts
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.grading.rules import Rules, Tree
 from turnwise.sandbox.contract import Backend, Limits, MiB, SandboxSpec, Snapshot
 
@@ -55,3 +57,9 @@ def program_files(*names: str) -> dict[str, bytes]:
 def import_roots(rules: Rules) -> list[str]:
     """What goes onto the import path of a worker."""
     return [REPOSITORY if root == "." else f"{REPOSITORY}/{root}" for root in rules.roots]
+
+
+def require_pytest() -> None:
+    """Raises ``UsageError`` where the extra is not installed."""
+    if importlib.util.find_spec("pytest") is None:
+        raise UsageError("grading: pytest is not installed; pip install 'turnwise[swe]'")

@@ -12,7 +12,6 @@ the grading as such; whatever a worker does wrong is noted by the judge and coun
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import signal
@@ -24,8 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnwise.envs.errors import UsageError
-from turnwise.envs.swe.grading.machines import PROGRAMS, Machines, import_roots
+from turnwise.envs.swe.grading.machines import PROGRAMS, Machines, import_roots, require_pytest
 from turnwise.envs.swe.grading.suite import Suite
 from turnwise.sandbox.contract import SandboxError, Snapshot
 
@@ -102,8 +100,7 @@ async def judge(order: Order, snapshot: Snapshot, machines: Machines) -> Seen:
 
     Raises ``SandboxError`` for failures of machine or judge.
     """
-    if importlib.util.find_spec("pytest") is None:
-        raise UsageError("grading: pytest is not installed; pip install 'turnwise[swe]'")
+    require_pytest()
     with tempfile.TemporaryDirectory(prefix="turnwise-judge-") as folder:
         await asyncio.to_thread(_write, Path(folder, "tests"), order.suite.files)
         return await _Owner(order, folder, snapshot, machines).run()
