@@ -10,9 +10,8 @@ from turnwise.envs.swe.grading.calibrate import NotCalibrated, calibrate, choose
 from turnwise.envs.swe.grading.collect import collect
 from turnwise.envs.swe.grading.grade import grade
 from turnwise.envs.swe.grading.lint import Finding, lint
-from turnwise.envs.swe.grading.machines import Machines
+from turnwise.envs.swe.grading.machines import GradingError, Machines
 from turnwise.envs.swe.grading.rules import Fault, Rejection, Rules, Submission, Tree
-from turnwise.envs.swe.grading.split import GradingError
 from turnwise.envs.swe.grading.suite import Bounds, Calibration, Suite
 from turnwise.envs.swe.grading.verdict import Reason, TestResult, Verdict
 

@@ -10,15 +10,27 @@ from pathlib import Path
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.grading.rules import Rules, Tree
-from turnwise.sandbox.contract import Backend, Limits, MiB, SandboxSpec, Snapshot
+from turnwise.sandbox.contract import (
+    Backend,
+    LimitExceeded,
+    Limits,
+    MiB,
+    SandboxError,
+    SandboxSpec,
+    Snapshot,
+)
 
 REPOSITORY = "/workspace"
 PROGRAMS = "/opt/turnwise"
 """Where programs of this package lie in a sandbox."""
 
 WORKER_LIMITS = Limits(
-    memory=512 * MiB, processes=32, cpus=1.0, disk=64 * MiB, file_size=32 * MiB, output=64 << 10
+    memory=512 * MiB, processes=32, cpus=1.0, disk=256 * MiB, file_size=32 * MiB, output=64 << 10
 )
+
+
+class GradingError(SandboxError):
+    """Judge or machine failed, not the code that was graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +44,12 @@ class Machines:
 
     @contextlib.asynccontextmanager
     async def prepared(self, files: Mapping[str, bytes]) -> AsyncIterator[Snapshot]:
-        """A snapshot with these files, to fork from while the block lasts."""
+        """A snapshot with these files, to fork from while the block lasts. Raises ``SandboxError``."""
         async with await self.backend.create(self.spec) as sandbox:
-            await sandbox.write_tree(files)
+            try:
+                await sandbox.write_tree(files)
+            except LimitExceeded as error:
+                raise GradingError(f"the repository does not fit into a worker's sandbox: {error}") from error
             snapshot = await sandbox.snapshot()
         try:
             yield snapshot

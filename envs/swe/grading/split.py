@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnwise.envs.swe.grading.machines import PROGRAMS, Machines, import_roots, require_pytest
+from turnwise.envs.swe.grading.machines import PROGRAMS, GradingError, Machines, import_roots, require_pytest
 from turnwise.envs.swe.grading.suite import Suite
-from turnwise.sandbox.contract import SandboxError, Snapshot
+from turnwise.sandbox.contract import LimitExceeded, SandboxError, Snapshot
 
 SOCKET = "/run/turnwise"
 JUDGE_MEMORY = 2 << 30
@@ -36,10 +36,6 @@ GRACE_SECONDS = 5.0
 WORKER_FILES = ("bootstrap.py", "codec.py", "worker.py")
 AHEAD = 2
 """Workers that are started before a test needs them."""
-
-
-class GradingError(SandboxError):
-    """The judge failed, not the code that was graded."""
 
 
 @dataclass(slots=True)
@@ -130,6 +126,7 @@ class _Owner:
                 stderr=asyncio.subprocess.PIPE, pass_fds=[theirs.fileno()], cwd=self._folder,
                 start_new_session=True, env=_environment(self._folder),
             )  # fmt: skip
+        complaints = asyncio.create_task(process.communicate())
         try:
             async with asyncio.timeout(self._order.deadline):
                 await self._serve(mine)
@@ -139,9 +136,9 @@ class _Owner:
             mine.close()
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            said = await _end_of(process)
+            _, said = await complaints
         if not self._seen.finished and not self._seen.notes:
-            raise GradingError(f"the judge ended early: {said or process.returncode}")
+            raise GradingError(f"the judge ended early: {_last_line(said) or process.returncode}")
         return self._seen
 
     async def _serve(self, mine: socket.socket) -> None:
@@ -189,6 +186,12 @@ class _Owner:
 
     async def _worker(self, path: str) -> None:
         """A sandbox from fork to close; cancelled when the judge is done with it."""
+        try:
+            await self._run_worker(path)
+        except (OSError, LimitExceeded) as error:
+            raise GradingError(f"a worker's sandbox failed: {error}") from error
+
+    async def _run_worker(self, path: str) -> None:
         async with await self._machines.backend.fork(self._snapshot) as sandbox:
             await sandbox.expose(Path(path), SOCKET)
             command = [*self._machines.python, f"{PROGRAMS}/bootstrap.py", "worker", SOCKET]
@@ -197,8 +200,8 @@ class _Owner:
                 async with asyncio.timeout(GRACE_SECONDS):
                     await self._connected[path].wait()
             except TimeoutError:
-                said = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-                raise GradingError(f"a worker could not be started: {said or result.exit_code}") from None
+                said = _last_line(result.stderr) or result.exit_code
+                raise GradingError(f"a worker could not be started: {said}") from None
             if result.limit is not None:
                 self._seen.notes.append(f"the code used up its {result.limit}")
 
@@ -210,7 +213,5 @@ def _environment(folder: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-async def _end_of(process: asyncio.subprocess.Process) -> str:
-    """Reap it; the last line that it complained with."""
-    _, said = await process.communicate()
+def _last_line(said: bytes) -> str:
     return said.decode(errors="replace").strip().rpartition("\n")[2]

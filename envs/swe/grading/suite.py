@@ -8,7 +8,6 @@ calibration holds for exactly the suite it was made of.
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -93,7 +92,7 @@ class Suite(Model):
         """Whether some tests have fresh inputs at every grading."""
         return bool(self.calibrated.seeded)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Of all but the calibration."""
         return hashlib.sha256(self.model_dump_json(exclude={"calibration"}).encode()).hexdigest()

@@ -9,8 +9,8 @@ import pytest
 
 from tests.envs.swe.grading.conftest import Grader
 from turnwise.envs.errors import UsageError
-from turnwise.envs.swe.grading import Fault, GradingError, Reason, Rejection, Submission, grade
-from turnwise.sandbox import SandboxError, backend
+from turnwise.envs.swe.grading import Fault, GradingError, Reason, Rejection, Submission, collect, grade
+from turnwise.sandbox import Limits, SandboxError, SandboxSpec, backend
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -67,10 +67,8 @@ async def test_a_suite_is_graded_with_only_as_it_was_calibrated(grader: Grader) 
         grader.suite.model_copy(update={"calibration": None}),
         grader.suite.model_copy(update={"files": files}),
     ):
-        # model_copy keeps the cached digest; a suite that is read again does not
-        read = type(changed).model_validate_json(changed.model_dump_json())
         with pytest.raises(UsageError, match="calibrat"):
-            await grade(read, grader.sample.base, Submission(files={}), machines=grader.machines)
+            await grade(changed, grader.sample.base, Submission(files={}), machines=grader.machines)
 
 
 async def test_a_suite_survives_being_written_and_read(grader: Grader) -> None:
@@ -90,3 +88,11 @@ async def test_a_worker_that_cannot_be_started_is_no_verdict(grader: Grader) -> 
     machines = replace(grader.machines, python=("no-such-python",))
     with pytest.raises(GradingError, match="no-such-python"):
         await replace(grader, machines=machines).tree(grader.sample.reference)
+
+
+async def test_a_repository_too_large_for_a_worker_is_no_verdict(grader: Grader) -> None:
+    small = replace(grader.machines, spec=SandboxSpec(limits=Limits(disk=2 << 20)))
+    base = {**grader.sample.base, "data.bin": bytes(4 << 20)}
+    submission = await collect(grader.sample.reference, base, grader.suite.rules)
+    with pytest.raises(GradingError, match="does not fit"):
+        await grade(grader.suite, base, submission, machines=small)
