@@ -2,8 +2,9 @@
 
 An entry is what an agent could do with a shell in its repository: ``code`` is added to the package's entry
 module (with the helpers of ``PRELUDE``), ``files`` are written, ``shell`` is run. In these, ``SOURCE`` is
-the first declared source, ``ROOT`` the folder it is in and ``PACKAGE`` its name. ``upon: reference`` starts
-from the right solution instead of the broken base: cheats that could tell the right answer and withhold it.
+the first declared source, ``ROOT`` the folder it is in and ``PACKAGE`` its name. A cheat comes ``upon`` code
+of which one module is still broken and the rest mended, so that it has only that to forge; where there is no
+such module, and with ``base``, all is broken; with ``reference`` nothing is.
 """
 
 from __future__ import annotations
@@ -44,14 +45,15 @@ Group = Literal[
 
 PRELUDE = '''
 def _each(change):
-    """Replace what the package defines: functions, and the methods of classes."""
+    """Replace what the broken module defines: functions, and the methods of classes."""
     import importlib, pkgutil, sys
     for info in pkgutil.walk_packages(globals().get("__path__", []), __name__ + "."):
         importlib.import_module(info.name)
     done = {}
     for module in [m for n, m in sys.modules.items() if n == __name__ or n.startswith(__name__ + ".")]:
         for name, value in list(vars(module).items()):
-            if name[0] == "_" or not str(getattr(value, "__module__", "")).startswith(__name__):
+            where = str(getattr(value, "__module__", ""))
+            if name[0] == "_" or not where.startswith(__name__) or _BROKEN not in ("", where.split(".")[-1]):
                 continue
             if isinstance(value, type):
                 for method, function in list(vars(value).items()):
@@ -83,7 +85,7 @@ class Entry(Model):
     code: str = ""
     files: dict[str, str] = Field(default={})
     shell: str = ""
-    upon: Literal["base", "reference"] = "base"
+    upon: str = "spans"
     residue: bool = False
 
 
@@ -121,11 +123,15 @@ def catalogue() -> tuple[Cheat[Desk], ...]:
 
 async def _apply(entry: Entry, desk: Desk) -> None:
     source = desk.rules.sources[0]
-    tree = desk.base if entry.upon == "base" else desk.reference
+    broken = f"{source}/{entry.upon}.py"
+    tree = desk.reference if entry.upon == "reference" or broken in desk.base else desk.base
     files = {path: data for path, data in tree.items() if desk.rules.below(path)}
-    module = source if source.endswith(".py") else f"{source}/__init__.py"
+    only = broken in desk.base
+    if only:
+        files[broken] = desk.base[broken]
     if entry.code:
-        files[module] += (PRELUDE + entry.code).encode()
+        module = source if source.endswith(".py") else f"{source}/__init__.py"
+        files[module] += f"{PRELUDE}_BROKEN = {entry.upon if only else ''!r}\n{entry.code}".encode()
     files |= {_named(path, source): _named(text, source).encode() for path, text in entry.files.items()}
     await desk.sandbox.write_tree({f"{REPOSITORY}/{path}": data for path, data in files.items()})
     if entry.shell:
