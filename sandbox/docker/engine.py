@@ -43,8 +43,12 @@ def connect(deadline: float) -> Client:
     except ImportError as error:
         raise BackendUnavailable(f"the docker package is not installed; {EXTRA}") from error
     where = os.environ.get("DOCKER_HOST") or USUAL
+    unavailable = BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}")
     try:
         _knock(where, deadline)
+    except OSError as error:
+        raise unavailable from error
+    try:
         asking = docker.from_env(version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=deadline).api
         with contextlib.closing(asking):
             spoken = asking.version(api_version=False)["ApiVersion"]
@@ -52,7 +56,7 @@ def connect(deadline: float) -> Client:
         client.headers["Connection"] = "close"  # idle ones would be kept for each thread
         return client
     except failures() as error:
-        raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error
+        raise unavailable from error
 
 
 def _knock(where: str, deadline: float) -> None:
@@ -69,7 +73,7 @@ def failures() -> tuple[type[Exception], ...]:
     docker, requests = importlib.import_module("docker"), importlib.import_module("requests")
     urllib3 = importlib.import_module("urllib3")
     package = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
-    return (*package, OSError)
+    return (*package, ConnectionError, TimeoutError)
 
 
 def absent() -> type[Exception]:
