@@ -12,6 +12,7 @@ the grading as such; whatever a worker does wrong is noted by the judge and coun
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -135,7 +136,8 @@ class _Owner:
         finally:
             mine.close()
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    os.killpg(process.pid, signal.SIGKILL)
             _, said = await complaints
         if not self._seen.finished and not self._seen.notes:
             raise GradingError(f"the judge ended early: {_last_line(said) or process.returncode}")
