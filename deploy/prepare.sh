@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes what compose.yaml needs and no registry gives:  deploy/prepare.sh  (then: docker-compose up, in deploy/)
 #
-#   image turnwise/base   packages of this machine's distribution, by mmdebstrap; made anew where it is missing
+#   turnwise-base         the image of packages of this machine's distribution, by mmdebstrap, where it is missing
 #   made/wheels           this checkout as a wheel, and what it needs, of the versions of constraints.txt
 #   made/secrets          a token for the trainer and one for operators; kept where they are there
 #   .env                  the group of the Engine's socket, which the servers must be in
@@ -12,7 +12,7 @@ set -eu
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 engine=${DOCKER_HOST:-unix:///var/run/docker.sock}
-base=turnwise/base
+base=localhost/turnwise-base
 
 fail() {
     echo "prepare: $*" >&2
