@@ -40,10 +40,10 @@ class Place:
     index: int = 0
     workers: int = 1
     """How many there are, those of other replicas included."""
+    folder: Path | None = None
+    """Where those of this server reach each other; None where there is but one."""
     siblings: tuple[int, ...] = ()
     """The others of this server."""
-    folder: Path | None = None
-    """Where they reach each other; None where there are none."""
 
     def secret(self) -> str:
         """A new one that leads back here."""
@@ -72,7 +72,7 @@ class Replica:
     def place(self, index: int, workers: int, folder: Path | None = None) -> Place:
         """That of one of them."""
         siblings = tuple(number for number in self.numbers(workers) if number != index)
-        return Place(index, self.of * workers, siblings, folder)
+        return Place(index, self.of * workers, folder, siblings)
 
 
 def worker_of(head: bytes) -> int | None:

@@ -110,7 +110,7 @@ def test_the_workers_of_replicas_are_counted_through(text: str, numbers: range) 
     replica = Replica.parse(text)
     assert replica.numbers(3) == numbers
     place = replica.place(numbers[1], 3)
-    assert place == Place(numbers[1], 3 * replica.of, (numbers[0], numbers[2]))
+    assert place == Place(numbers[1], 3 * replica.of, None, (numbers[0], numbers[2]))
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/2/3", "-1/2", "1/0"])
