@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 ARGS ?=
 export PYTHON CONSTRAINTS
 
-.PHONY: help quickstart setup test lint types clean
+.PHONY: help quickstart setup test lint types soak clean
 
 help:
 	@echo "make quickstart   set everything up, then train an agent (ARGS='--set steps=10')"
@@ -14,6 +14,7 @@ help:
 	@echo "make setup        set everything up for development, in .venv"
 	@echo "make lint         ruff: rules and formatting"
 	@echo "make types        mypy, strict"
+	@echo "make soak         ten minutes of kill -9 and 100,000 requests at random against a server"
 	@echo "make clean        remove .venv, builds and caches; runs/ stays"
 
 quickstart:
@@ -35,6 +36,11 @@ types: setup
 test: export OMP_NUM_THREADS = 1
 test: lint types
 	@.venv/bin/pytest $(ARGS)
+
+soak: export OMP_NUM_THREADS = 1
+soak: setup
+	@.venv/bin/python benchmarks/soak.py $(ARGS)
+	@.venv/bin/pytest tests/envs/test_server_fuzz.py --fuzz 100000
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

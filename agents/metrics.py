@@ -89,9 +89,40 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
     return (low, min(1.0, centre + half) if successes < count else 1.0)
 
 
+MODIFIED = "modified"
+"""The channel in which an environment says whether what it gave was changed."""
+
+
+def was_modified(episode: Episode) -> bool | None:
+    """Whether the agent had changed what it was given when the episode ended; None where that is not said."""
+    values = [
+        term.value
+        for turn in episode.turns
+        for term in turn.record.terms
+        if term.channel == MODIFIED and term.value is not None
+    ]
+    return values[-1] > 0 if values else None
+
+
+def failure_class(episode: Episode) -> str | None:
+    """Why a scored episode is no full success, as one of: ``agent_fault``; not submitted, by what ended it;
+    ``unchanged``, submitted as it was given; ``wrong``. None for a success and for what was not scored."""
+    if episode.score is None or episode.score >= 1.0:
+        return None
+    if episode.end is not EndReason.SUBMITTED:
+        return str(episode.end)
+    return "unchanged" if was_modified(episode) is False else "wrong"
+
+
+def failure_classes(episodes: Sequence[Episode]) -> dict[str, int]:
+    """How many episodes failed in which way."""
+    return dict(Counter(kind for kind in map(failure_class, episodes) if kind is not None))
+
+
 def rates(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Averages a training curve is drawn from: success, completion (how many submitted), turns,
-    milestones, validity, sampled tokens, and the share excluded."""
+    """Averages a training curve is drawn from: success, completion (how many submitted; CR), resolution (how
+    many submitted what has the full score; RR), turns, validity, sampled tokens, and the share excluded.
+    ``modified`` (how many submitted something changed; MR) where the environment says so."""
     scored = [e for e in episodes if e.score is not None]
     out = {"excluded": 1.0 - len(scored) / len(episodes) if episodes else 0.0}
     if not scored:
@@ -100,10 +131,15 @@ def rates(episodes: Sequence[Episode]) -> dict[str, float]:
     out |= {
         "success": float(np.mean([e.score for e in scored])),
         "completion": float(np.mean([e.end is EndReason.SUBMITTED for e in scored])),
+        "resolved": float(np.mean([e.score == 1.0 and e.end is EndReason.SUBMITTED for e in scored])),
         "turns": len(turns) / len(scored),
         "valid": float(np.mean([t.record.valid for t in turns])) if turns else 0.0,
         "tokens_per_episode": sum(e.sampled_tokens for e in scored) / len(scored),
     }
+    modified = [was_modified(e) for e in scored]
+    if any(known is not None for known in modified):
+        submitted = [e.end is EndReason.SUBMITTED for e in scored]
+        out["modified"] = float(np.mean([bool(m) and s for m, s in zip(modified, submitted, strict=True)]))
     return out
 
 

@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+from turnwise.envs.source import Preparation, SandboxSource
 from turnwise.envs.tasks import TaskSet
 from turnwise.envs.tool import Interface
 from turnwise.envs.types import (
@@ -52,12 +53,15 @@ class Env:
     limits: ClassVar[EpisodeLimits] = EpisodeLimits()
     """Used where a task brings no limits of its own."""
     sandbox_spec: ClassVar[SandboxSpec | None] = None
-    """Set it and ``self.sandbox`` is there from ``reset`` to the end."""
+    """Set it and ``self.sandbox`` is there from ``reset`` to the end; see also :meth:`sandbox_for`."""
     Options: ClassVar[type[Model]] = NoOptions
     """What can be chosen when the environment is opened, such as a level."""
 
     interface: ClassVar[Interface]
     sandbox: Sandbox
+    """The episode's own, where it has one."""
+    sandboxes: SandboxSource
+    """Where to lease others, for work that the agent must not be near."""
     options: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -72,6 +76,21 @@ class Env:
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split. Splits must not overlap."""
         raise TypeError(f"{type(self).__name__} must define tasks(split)")
+
+    def sandbox_for(self, task: Task) -> SandboxSpec | None:
+        """The sandbox that a task needs, where tasks differ in it."""
+        return self.sandbox_spec
+
+    def preparation(self, task: Task) -> str | None:
+        """A name for the state that a task's sandbox starts in, where :meth:`prepare` is to bring it about;
+        tasks of one name share it. Everything that ``prepare`` depends on goes into the name."""
+        return None
+
+    async def prepare(self, task: Task) -> None:
+        """Bring ``self.sandbox`` from pristine to where episodes start. It is done once, on an instance of
+        its own, and every episode starts from a snapshot of the result: files, and the shell's directory
+        and exported variables. A failure is the episode's ``env_error``, and is tried again by the next."""
+        raise TypeError(f"{type(self).__name__} must define prepare(task)")
 
     async def reset(self, task: Task) -> AgentView:
         """Start an episode of a task; what the agent sees first."""
@@ -119,9 +138,22 @@ class Env:
         version = f"{self.version} {self.options.model_dump_json()}"
         return self.tasks(split).bind(self.name, version)
 
+    def beginning(self, task: Task) -> Preparation | None:
+        """The preparation of a task's sandbox, if it has one."""
+        key = self.preparation(task)
+        if key is None:
+            return None
+
+        async def work(sandbox: Sandbox) -> None:
+            maker = type(self)(self.options)
+            maker.sandbox = sandbox
+            await maker.prepare(task)
+
+        return Preparation(f"{self.name} {self.version} {key}", work)
+
     def copy(self) -> Self:
         """An independent copy of the state, for a fork; the sandbox is forked apart from it."""
-        shared = {"sandbox", "options"}
+        shared = {"sandbox", "sandboxes", "options"}
         twin = copy.copy(self)
         state = {name: value for name, value in vars(self).items() if name not in shared}
         vars(twin).update(copy.deepcopy(state))

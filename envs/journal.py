@@ -150,6 +150,7 @@ class Journal:
         self._folder = folder
         self.dirty: set[SessionLog] = set()
         """What was written to, but not forced to the disk."""
+        self._syncing = asyncio.Lock()
         self._syncer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -197,14 +198,16 @@ class Journal:
             await asyncio.shield(self._sync_now())
 
     async def _sync_now(self) -> None:
-        logs = tuple(self.dirty)
-        self.dirty.clear()
-        if logs:
-            await asyncio.to_thread(self._flush, logs)
+        async with self._syncing:
+            # What is closed from here on is dirty again, and its file is still open then.
+            logs = tuple((log, log.closed) for log in self.dirty)
+            self.dirty.clear()
+            if logs:
+                await asyncio.to_thread(self._flush, logs)
 
-    def _flush(self, logs: Sequence[SessionLog]) -> None:
-        for log in logs:
-            log.flush()
+    def _flush(self, logs: Sequence[tuple[SessionLog, bool]]) -> None:
+        for log, close in logs:
+            log.flush(close=close)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)  # new files have names only then
@@ -219,7 +222,7 @@ class SessionLog:
         self.entries = 0
         self._file, self._journal = file, journal
         self._size = 0
-        self._closed = False
+        self.closed = False
         self._failed: OSError | None = None
 
     def write(self, entry: Entry) -> None:
@@ -243,18 +246,17 @@ class SessionLog:
 
     def close(self) -> None:
         """Nothing more comes; the file is closed when it is on the disk."""
-        self._closed = True
+        self.closed = True
         self._journal.dirty.add(self)
 
-    def flush(self) -> None:
-        """Force it to the disk; in a thread."""
-        closed = self._closed
+    def flush(self, *, close: bool) -> None:
+        """Force it to the disk, and close the file; in a thread."""
         try:
             os.fsync(self._file)
         except OSError as error:
             logger.exception("A journal could not be forced to the disk")
             self._failed = error
-        if closed:
+        if close:
             os.close(self._file)
 
 

@@ -1,7 +1,8 @@
 """Environments of this process: opens sessions and owns the sandboxes they run in.
 
 The sandbox backend starts when the first environment that needs one is opened, and there is one
-pool per kind of sandbox. Everything ends with the ``async with`` block.
+pool per kind of sandbox, and one more for what environments do beside their episodes. A prepared sandbox
+is one of the pool's that was restored to a snapshot in place. Everything ends with the ``async with`` block.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Self
 
 from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.prepared import Prepared
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
+from turnwise.envs.source import Preparation
 from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
 from turnwise.sandbox.backends import BACKENDS, backend
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
@@ -24,6 +27,8 @@ from turnwise.sandbox.pool import Pool, PoolMetrics
 
 PATIENCE = 600.0
 """Seconds a session waits for a sandbox: what the episodes before it may take."""
+PREPARATION_SECONDS = 600.0
+"""What preparing a sandbox may take."""
 
 
 async def find_task(env: Env, ref: TaskRef) -> Task:
@@ -54,7 +59,10 @@ class LocalEnvs:
         """Sandboxes of one kind alive at once; more sessions wait their turn."""
         self._backend_name = backend
         self._backend: Backend | None = None
-        self._pools: dict[SandboxSpec, Pool] = {}
+        self._pools: dict[tuple[SandboxSpec, bool], Pool] = {}
+        self._homes: dict[Sandbox, Pool] = {}
+        """The pools of sandboxes in use."""
+        self._prepared = Prepared(self.drop)
         self._forks: set[Sandbox] = set()
         self._stack = AsyncExitStack()
         self._starting = asyncio.Lock()
@@ -79,8 +87,7 @@ class LocalEnvs:
         """What :meth:`open` opens, for a caller that closes it itself."""
         instance = EnvSpec.parse(env).make()
         if task is None:
-            tasks = instance.task_set(split)
-            task = tasks[seed % len(tasks)]
+            task = instance.task_set(split).nth(seed)
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
         return Session(instance, own, self)
 
@@ -103,9 +110,48 @@ class LocalEnvs:
 
     # -- SandboxSource
 
-    async def acquire(self, spec: SandboxSpec) -> Sandbox:
-        """A pristine sandbox of a kind, from its pool."""
-        return await (await self._pool(spec)).acquire(deadline=PATIENCE)
+    async def acquire(self, spec: SandboxSpec, preparation: Preparation | None = None) -> Sandbox:
+        """A sandbox of a kind, from its pool. Raises what the preparation raises, and ``TimeoutError`` where
+        that takes too long."""
+        return await self._take(await self._pool(spec), preparation)
+
+    @asynccontextmanager
+    async def lease(
+        self, spec: SandboxSpec, preparation: Preparation | None = None
+    ) -> AsyncIterator[Sandbox]:
+        """A sandbox of a kind, from the pool beside. Raises what :meth:`acquire` raises."""
+        sandbox = await self._take(await self._pool(spec, beside=True), preparation)
+        try:
+            yield sandbox
+        finally:
+            await self.release(sandbox)
+
+    async def _take(self, pool: Pool, preparation: Preparation | None) -> Sandbox:
+        sandbox = await pool.acquire(deadline=PATIENCE)
+        try:
+            if preparation is not None:
+                await self._begin(sandbox, preparation)
+        except BaseException:
+            await pool.release(sandbox)
+            raise
+        self._homes[sandbox] = pool
+        return sandbox
+
+    async def _begin(self, sandbox: Sandbox, preparation: Preparation) -> None:
+        """Bring a pristine sandbox to where a preparation leads; the first one does the work."""
+
+        async def make() -> Snapshot:
+            try:
+                async with asyncio.timeout(PREPARATION_SECONDS) as clock:
+                    await preparation.work(sandbox)
+            except TimeoutError:
+                if not clock.expired():
+                    raise
+                raise TimeoutError(f"the preparation took longer than {PREPARATION_SECONDS:g} s") from None
+            return await sandbox.snapshot()
+
+        async with self._prepared.using((sandbox.spec, preparation.key), make) as snapshot:
+            await sandbox.restore(snapshot)
 
     async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
         """Copies of a sandbox; each is closed when it is released."""
@@ -131,19 +177,20 @@ class LocalEnvs:
             self._forks.discard(sandbox)
             await sandbox.close()
         else:
-            await self._pools[sandbox.spec].release(sandbox)
+            await self._homes.pop(sandbox).release(sandbox)
 
     async def drop(self, snapshot: Snapshot) -> None:
         """Forget a snapshot of one of the sandboxes."""
         assert self._backend is not None
         await self._backend.drop(snapshot)
 
-    async def _pool(self, spec: SandboxSpec) -> Pool:
+    async def _pool(self, spec: SandboxSpec, *, beside: bool = False) -> Pool:
         async with self._starting:
             if self._backend is None:
                 chosen = await asyncio.to_thread(backend, self._backend_name)
                 self._backend = await self._stack.enter_async_context(chosen.running())
-            if spec not in self._pools:
+            kind = (spec, beside)
+            if kind not in self._pools:
                 pool = Pool(self._backend, spec, size=self.capacity)
-                self._pools[spec] = await self._stack.enter_async_context(pool)
-            return self._pools[spec]
+                self._pools[kind] = await self._stack.enter_async_context(pool)
+            return self._pools[kind]

@@ -20,7 +20,11 @@ from turnwise.envs.errors import UsageError, invalid, unknown
 from turnwise.envs.types import Model
 
 PLUGINS = "turnwise.plugins"
-_BUILT_IN = {"tools/configdesk": "turnwise.envs.tools.configdesk"}
+_BUILT_IN = {
+    "swe/sample": "turnwise.envs.swe.sample",
+    "swe/tasks": "turnwise.envs.swe.tasks",
+    "tools/configdesk": "turnwise.envs.tools.configdesk",
+}
 _REGISTERED: dict[str, type[Env]] = {}
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 

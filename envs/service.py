@@ -171,8 +171,7 @@ class Service:
         """The task that is meant. Raises ``UsageError`` where there is none."""
         env = spec.make()
         if not isinstance(choice, TaskByRef):
-            tasks = env.task_set(choice.split)
-            return tasks[choice.seed % len(tasks)]
+            return env.task_set(choice.split).nth(choice.seed)
         task = await find_task(env, choice.ref)
         if task.public.instruction != choice.public.instruction:
             raise UsageError(f"task {task.id!r} reads differently on the server: another version of {spec}?")

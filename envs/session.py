@@ -13,10 +13,11 @@ import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from turnwise.envs.env import OUTCOME, VALIDITY, Env, describe
 from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.source import SandboxSource
 from turnwise.envs.tool import ToolError
 from turnwise.envs.types import (
     Action,
@@ -36,7 +37,7 @@ from turnwise.envs.types import (
     text,
 )
 from turnwise.envs.within import Overdue, within
-from turnwise.sandbox.contract import LimitExceeded, Sandbox, SandboxError, SandboxSpec, Snapshot
+from turnwise.sandbox.contract import LimitExceeded, SandboxError, Snapshot
 
 Result = TypeVar("Result")
 
@@ -61,26 +62,6 @@ class OutOfTime(Exception):
         super().__init__(f"took longer than {seconds:g} s")
         self.over = over
         """It was the whole episode's time that ran out."""
-
-
-class SandboxSource(Protocol):
-    """Where sessions get their sandboxes from."""
-
-    async def acquire(self, spec: SandboxSpec) -> Sandbox:
-        """A pristine sandbox."""
-        ...
-
-    async def fork(self, sandbox: Sandbox, count: int) -> list[Sandbox]:
-        """Copies of a sandbox, which goes on itself."""
-        ...
-
-    async def release(self, sandbox: Sandbox) -> None:
-        """Take one back."""
-        ...
-
-    async def drop(self, snapshot: Snapshot) -> None:
-        """Forget a snapshot of a sandbox."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +114,12 @@ class Session:
             raise RuntimeError("this session was already reset; open another for another episode")
         self._was_reset = True
         try:
-            if self.env.sandbox_spec is not None:
+            spec = self.env.sandbox_for(self.task)
+            if spec is not None:
                 if self._sandboxes is None:
                     raise SandboxError(f"{self.env.name} needs a sandbox and none was offered")
-                self.env.sandbox = await self._sandboxes.acquire(self.env.sandbox_spec)
+                self.env.sandboxes = self._sandboxes
+                self.env.sandbox = await self._sandboxes.acquire(spec, self.env.beginning(self.task))
             async with asyncio.timeout(self.limits.seconds):
                 view = await self.env.reset(self.task)
         except Exception as error:  # the boundary where failures are classified
@@ -209,7 +192,7 @@ class Session:
         """
         with self._alone():
             twins = [self._twin() for _ in range(count)]
-            if self.env.sandbox_spec is not None and self._sandboxes is not None:
+            if "sandbox" in vars(self.env) and self._sandboxes is not None:
                 boxes = await self._sandboxes.fork(self.env.sandbox, count)
                 for twin, box in zip(twins, boxes, strict=True):
                     twin.env.sandbox = box
@@ -230,7 +213,7 @@ class Session:
         if name not in self._snapshots and len(self._snapshots) >= SNAPSHOTS:
             raise UsageError(f"snapshot {name!r}: the session has {SNAPSHOTS} already; take the name of one")
         with self._alone():
-            env, boxed = self.env.copy(), self.env.sandbox_spec is not None
+            env, boxed = self.env.copy(), "sandbox" in vars(self.env)
             files = await self.env.sandbox.snapshot() if boxed else None
             before = self._snapshots.pop(name, None)
             self._snapshots[name] = Saved(env, files, self.turn, dict(self.reached))

@@ -26,7 +26,7 @@ def check_split(split: str) -> Split:
 
 @dataclass(frozen=True, slots=True)
 class TaskSet(Sequence[Task]):
-    """The tasks of one split of one environment."""
+    """The tasks of one split of one environment; there may be none."""
 
     split: Split
     size: int
@@ -35,10 +35,6 @@ class TaskSet(Sequence[Task]):
     env: str = ""
     version: str = ""
     """Names the generator's revision and options; part of the hash."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UsageError(f"split {self.split}: {self.size} tasks; a set needs at least one")
 
     def bind(self, env: str, version: str) -> TaskSet:
         """The same tasks as those of a named environment."""
@@ -57,6 +53,12 @@ class TaskSet(Sequence[Task]):
         if not -self.size <= index < self.size:
             raise IndexError(f"task {index} of {self.size} in split {self.split} of {self.env}")
         return self.make(index % self.size, self.env)
+
+    def nth(self, number: int) -> Task:
+        """The task of a number, beginning again after the last. Raises ``UsageError`` where there is none."""
+        if not self.size:
+            raise UsageError(f"split {self.split!r} of {self.env} has no tasks; choose another")
+        return self[number % self.size]
 
     def __iter__(self) -> Iterator[Task]:
         return (self.make(i, self.env) for i in range(self.size))
@@ -99,10 +101,10 @@ class Sampler:
         """The next ``count`` tasks."""
         drawn = []
         for _ in range(count):
-            epoch, place = divmod(self.cursor, len(self.tasks))
+            epoch, place = divmod(self.cursor, len(self.tasks) or 1)
             if epoch != self._epoch:
                 self._epoch, self._order = epoch, list(range(len(self.tasks)))
                 random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
-            drawn.append(self.tasks[self._order[place]])
+            drawn.append(self.tasks.nth(self._order[place] if self._order else 0))
             self.cursor += 1
         return drawn

@@ -113,6 +113,8 @@ class FileInfo:
     size: int
     mode: int
     """Permission bits, as in ``0o644``."""
+    links: int
+    """Names that it has; a file with more than one has hard links."""
 
 
 @dataclass(frozen=True, slots=True)

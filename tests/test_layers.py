@@ -37,6 +37,7 @@ OPTIONAL = (
     "starlette",
     "uvicorn",
     "inspect_ai",
+    "pytest",
 )
 """Packages that come with an extra only."""
 
@@ -53,6 +54,8 @@ NEEDS_EXTRA = (
     "turnwise.envs.openenv.sockets",
     "turnwise.envs.operations",
     "turnwise.envs.server",
+    "turnwise.envs.swe.grading.judge.plugin",
+    "turnwise.envs.swe.grading.judge.program",
     "turnwise.envs.worker",
     "turnwise.sandbox.inspect_provider",
     "turnwise.trainer.batch",

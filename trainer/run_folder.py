@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from turnwise.envs.errors import UsageError
 from turnwise.envs.types import Model, SandboxRecord
 from turnwise.trainer.recipe import Recipe
@@ -46,6 +48,10 @@ class Summary(Model):
     """Mean score on held-out tasks; None where no episode could be scored."""
     interval: tuple[float, float] | None
     """Its 95% interval."""
+    rates: dict[str, float] = Field(default_factory=dict)
+    """On the held-out tasks: completion, modified, resolved, turns, tokens and others, as they are logged."""
+    failures: dict[str, int] = Field(default_factory=dict)
+    """How many held-out episodes failed in which way."""
     task_set_hash: str
     """Of the held-out tasks."""
     cpu_seconds: float

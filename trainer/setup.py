@@ -192,7 +192,7 @@ async def demonstrate(plan: Plan, folder: Path, envs: LocalEnvs, watcher: Watche
             watcher.phase("demonstrations", done, settings.demonstrations)
 
     batch = RolloutPlan(
-        tasks=[tasks[i % len(tasks)] for i in range(settings.demonstrations)],
+        tasks=[tasks.nth(i) for i in range(settings.demonstrations)],
         group_size=1,
         seed=recipe.seed,
         label="demonstration",

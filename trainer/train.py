@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from turnwise.agents.evaluate import evaluate
-from turnwise.agents.metrics import Evaluation, milestone_rates, rates
+from turnwise.agents.metrics import Evaluation, failure_classes, milestone_rates, rates
 from turnwise.agents.rollout import RolloutPlan, rollout
 from turnwise.agents.store import episode_path, write_episodes
 from turnwise.agents.trajectory import Episode
@@ -289,6 +289,8 @@ class TrainingLoop:
             episodes=self.progress.episodes,
             held_out_success=result.success if scored else None,
             interval=result.interval if scored else None,
+            rates=rates(result.episodes),
+            failures=failure_classes(result.episodes),
             task_set_hash=result.task_hash,
             cpu_seconds=cpu,
             wall_seconds=wall,

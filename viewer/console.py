@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from turnwise.agents.metrics import Evaluation
+from turnwise.agents.metrics import Evaluation, failure_classes, rates
 from turnwise.agents.trajectory import Episode, Turn
 from turnwise.envs.types import AgentView, SandboxRecord, TextBlock
 from turnwise.trainer.tracker import Row
@@ -113,6 +113,7 @@ def evaluation_table(result: Evaluation, k: int) -> RenderableType:
     for episode in result.scored:
         ends[str(episode.end)] += 1
     tasks = len({e.task.id for e in result.episodes})
+    found, failures = rates(result.episodes), failure_classes(result.episodes)
     complete = not result.excluded
     lines = [
         ("success", f"{percent(result.success)}   95% interval {interval(*result.interval)}"),
@@ -120,7 +121,9 @@ def evaluation_table(result: Evaluation, k: int) -> RenderableType:
         ("pass@1", percent(result.pass_at(1)) if complete else "–"),
         *([(f"pass@{k}", percent(result.pass_at(k)) if complete else "–")] if k > 1 else []),
         ("submitted", percent(ends.get("submitted", 0) / len(turns)) if turns else "–"),
+        *([("modified", percent(found["modified"]))] if "modified" in found else []),
         ("turns", f"{sum(turns) / len(turns):.1f} on average" if turns else "–"),
+        *([("failures", told(failures))] if failures else []),
         ("ends", told(ends) or "–"),
         ("left out", told(result.excluded) or "none"),
         ("task set", result.task_hash),

@@ -43,16 +43,20 @@ def connect(deadline: float) -> Client:
     except ImportError as error:
         raise BackendUnavailable(f"the docker package is not installed; {EXTRA}") from error
     where = os.environ.get("DOCKER_HOST") or USUAL
+    unavailable = BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}")
     try:
         _knock(where, deadline)
+    except OSError as error:
+        raise unavailable from error
+    try:
         asking = docker.from_env(version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=deadline).api
         with contextlib.closing(asking):
             spoken = asking.version(api_version=False)["ApiVersion"]
         client = docker.from_env(version=spoken, timeout=deadline).api
         client.headers["Connection"] = "close"  # idle ones would be kept for each thread
         return client
-    except (OSError, *failures()) as error:
-        raise BackendUnavailable(f"no Docker Engine answers at {where}; {REMEDY}") from error
+    except failures() as error:
+        raise unavailable from error
 
 
 def _knock(where: str, deadline: float) -> None:

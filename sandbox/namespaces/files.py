@@ -200,7 +200,8 @@ def _read(file: Any, limit: int) -> bytes:
 
 def _info(name: str, status: os.stat_result) -> Head:
     kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
-    return {"name": name, "kind": kind, "size": status.st_size, "mode": stat.S_IMODE(status.st_mode)}
+    mode, links = stat.S_IMODE(status.st_mode), status.st_nlink
+    return {"name": name, "kind": kind, "size": status.st_size, "mode": mode, "links": links}
 
 
 def _delete_directory(top: str) -> None:

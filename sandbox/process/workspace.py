@@ -121,7 +121,8 @@ def read_tree(root: Path, path: str, limit: int) -> dict[str, bytes]:
 
 def info(name: str, status: os.stat_result) -> FileInfo:
     kind = KINDS.get(stat.S_IFMT(status.st_mode), "other")
-    return FileInfo(name, kind, status.st_size, stat.S_IMODE(status.st_mode))  # type: ignore[arg-type]
+    mode = stat.S_IMODE(status.st_mode)
+    return FileInfo(name, kind, status.st_size, mode, status.st_nlink)  # type: ignore[arg-type]
 
 
 def entries(root: Path, path: str) -> tuple[FileInfo, ...]:

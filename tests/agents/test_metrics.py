@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnwise.agents.metrics import Evaluation, milestone_rates, rates, wilson
-from turnwise.agents.trajectory import Episode
-from turnwise.envs.types import EndReason, TaskRef, text
+from turnwise.agents.metrics import Evaluation, failure_classes, milestone_rates, rates, wilson
+from turnwise.agents.trajectory import Episode, Turn
+from turnwise.envs.types import EndReason, FinishAction, RewardTerm, StepRecord, TaskRef, text
 
 
 def episode(task: int, score: float | None, end: EndReason = EndReason.SUBMITTED, name: str = "e") -> Episode:
@@ -69,3 +69,44 @@ def test_rates_count_completion_and_exclusion() -> None:
     assert found["completion"] == 0.5
     assert found["excluded"] == pytest.approx(1 / 3)
     assert milestone_rates(episodes, ["a"]) == {"a": 0.0}
+
+
+def acted(score: float, end: EndReason, *modified: float | None) -> Episode:
+    """An episode with a turn for each value of the channel ``modified``."""
+    ref = TaskRef(env="demo/x", id="test/0", seed=0)
+    turns = tuple(
+        Turn(
+            turn_id=f"e.{i}",
+            parent_id=None,
+            episode_id="e",
+            group_id="g",
+            index=i,
+            spans=(),
+            action=FinishAction(),
+            record=StepRecord(turn=i, terms=(RewardTerm(channel="modified", level=1, value=value),)),
+            observation=text(""),
+        )
+        for i, value in enumerate(modified)
+    )
+    return Episode("e", "g", ref, "p", text(""), turns, end, score)
+
+
+def test_how_far_episodes_came_is_told_apart() -> None:
+    episodes = [
+        acted(1.0, EndReason.SUBMITTED, 0.0, 1.0),
+        acted(0.0, EndReason.SUBMITTED, 1.0, 1.0),
+        acted(0.0, EndReason.SUBMITTED, 1.0, 0.0),
+        acted(0.0, EndReason.TURN_LIMIT, 1.0, 1.0),
+        acted(0.0, EndReason.AGENT_FAULT, 1.0),
+        episode(0, None, EndReason.ENV_ERROR),
+    ]
+    found = rates(episodes)
+    assert found["completion"] == 3 / 5
+    assert found["modified"] == 2 / 5
+    assert found["resolved"] == 1 / 5
+    assert failure_classes(episodes) == {"wrong": 1, "unchanged": 1, "turn_limit": 1, "agent_fault": 1}
+
+
+def test_modification_is_not_told_where_the_environment_does_not_say() -> None:
+    assert "modified" not in rates([episode(0, 0.0)])
+    assert failure_classes([episode(0, 0.0)]) == {"wrong": 1}

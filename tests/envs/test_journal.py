@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from turnwise.envs.client import RemoteEnvs, RemoteSession
 from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
 from turnwise.envs.faults import Code
-from turnwise.envs.journal import Opened, Stepped, read_journal
+from turnwise.envs.journal import Journal, Opened, Stepped, read_journal
 from turnwise.envs.link import ServerFailed
 from turnwise.envs.registry import EnvSpec, register
 from turnwise.envs.replay import Replay, replay
@@ -33,6 +34,7 @@ from turnwise.envs.types import (
     FinishAction,
     Task,
     TaskPublic,
+    TaskRef,
     call,
     text,
 )
@@ -210,3 +212,28 @@ async def test_what_cannot_be_journalled_is_not_acknowledged_and_ends_the_sessio
         assert len(read_journal(tmp_path, env.info.session)) == 3
         async with envs.open("test/drifting") as other:
             await other.reset()
+
+
+async def test_sessions_that_close_while_files_are_forced_to_the_disk_are_closed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    forcing, go_on = threading.Event(), threading.Event()
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        forcing.set()
+        go_on.wait(30)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with Journal(tmp_path) as journal:
+        logs = [
+            journal.begin(f"s{i}", EnvSpec(name="a/b"), TaskRef(env="a/b", id="x", seed=0), TaskPublic())
+            for i in range(2)
+        ]
+        await asyncio.to_thread(forcing.wait, 30)
+        for log in logs:
+            log.close()
+        go_on.set()
+    assert caplog.records == []
+    assert [len(read_journal(tmp_path, f"s{i}")) for i in range(2)] == [1, 1]

@@ -44,9 +44,12 @@ def test_an_unknown_split_is_named_with_the_nearest() -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_split_without_tasks_is_refused() -> None:
-    with pytest.raises(UsageError, match="split test: 0 tasks"):
-        seeds("test", 0)
+def test_a_split_may_be_empty_but_nothing_is_drawn_from_it() -> None:
+    empty = seeds("test", 0).bind("demo/x", "1")
+    assert (len(empty), list(empty)) == (0, [])
+    for draw in (lambda: empty.nth(3), lambda: Sampler(empty, seed=0).draw(1)):
+        with pytest.raises(UsageError, match="split 'test' of demo/x has no tasks"):
+            draw()
 
 
 def test_splits_of_seeds_share_neither_seed_nor_name() -> None:

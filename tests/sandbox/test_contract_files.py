@@ -146,15 +146,17 @@ async def test_a_directory_is_listed_in_order(sandbox: Sandbox) -> None:
         ("c", "symlink"),
         ("e", "other"),
     ]
-    assert entries[1] == FileInfo("b", "file", 5, 0o640)
+    assert entries[1] == FileInfo("b", "file", 5, 0o640, 1)
     assert entries[0].mode == 0o700
 
 
 async def test_stat_tells_what_is_there(sandbox: Sandbox) -> None:
     await sandbox.write("file", b"12345", mode=0o640)
     await sandbox.exec("ln -s file link")
-    assert await sandbox.stat("/workspace/file") == FileInfo("file", "file", 5, 0o640)
+    assert await sandbox.stat("/workspace/file") == FileInfo("file", "file", 5, 0o640, 1)
     assert (await sandbox.stat("link")).kind == "symlink"
+    await sandbox.exec("ln file another")
+    assert (await sandbox.stat("file")).links == 2
     assert (await sandbox.stat("/workspace")).kind == "directory"
 
 

@@ -63,7 +63,7 @@ def show_env(name: str, split: str, backend: str | None) -> None:
 
     spec = EnvSpec.parse(name)
     env = spec.make()
-    task = env.task_set(split)[0]
+    task = env.task_set(split).nth(0)
     view = asyncio.run(opening(spec, split, backend))
     console = make_console()
 

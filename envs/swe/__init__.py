@@ -1,0 +1,1 @@
+"""Software repair: an agent mends a repository, hidden tests judge it."""

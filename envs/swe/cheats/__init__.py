@@ -1,0 +1,1 @@
+"""Cheats, and a repository to try them on."""

@@ -1,0 +1,1 @@
+"""Programs that run in the sandbox, with whatever Python is there: they import nothing of this package."""
