@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -53,6 +55,8 @@ from turnwise.envs.wire import (
     TaskBySeed,
     answer_seconds,
 )
+
+logger = logging.getLogger(__name__)
 
 MARGIN_SECONDS = 30.0
 """What a reply may be late beyond the server's own deadline."""
@@ -134,15 +138,22 @@ class RemoteEnvs:
         raise unknown
 
     async def _least(self) -> Desk:
-        """At the worker with the fewest sessions of this client."""
-        least = min(self._desks.values(), key=lambda desk: desk.sessions)
-        if least.sessions > 0 and len(self._desks) < self._workers:
-            return await self._desk(next(w for w in range(self._workers) if w not in self._desks))
-        return least
+        """At the worker with the fewest sessions of this client; one that cannot be reached is left out."""
+        linked = [desk for desk in self._desks.values() if not desk.lost]
+        if all(desk.sessions for desk in linked) and len(linked) < self._workers:
+            known = {desk.worker for desk in linked}
+            worker = random.choice([number for number in range(self._workers) if number not in known])
+            try:
+                return await self._desk(worker)
+            except ServerFailed as failure:
+                if not linked:
+                    raise
+                logger.warning("Worker %d of %s is left out: %s", worker, self.url, failure)
+        return min(linked, key=lambda desk: desk.sessions)
 
     async def _desk(self, worker: int) -> Desk:
         async with self._linking:
-            if worker not in self._desks:
+            if worker not in self._desks or self._desks[worker].lost:
                 link = await self._stack.enter_async_context(linked(self._dialler, worker))
                 self._desks[worker] = Desk(link)
             return self._desks[worker]
@@ -157,6 +168,11 @@ class Desk:
         self.url = link.url
         self.worker, self.workers = link.welcome.worker, link.welcome.workers
         self._link = link
+
+    @property
+    def lost(self) -> bool:
+        """Whether there will be no connection any more."""
+        return self._link.lost
 
     @property
     def own_session(self) -> str | None:

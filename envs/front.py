@@ -25,7 +25,7 @@ from typing import Any, Self
 from turnwise.envs.background import Background
 from turnwise.envs.errors import UsageError
 from turnwise.envs.logs import Level, Style
-from turnwise.envs.routing import END, MAX_HEAD, Place, worker_of
+from turnwise.envs.routing import END, MAX_HEAD, Replica, worker_of
 from turnwise.envs.server import SESSIONS, EnvServer
 from turnwise.envs.worker import MAX_MESSAGE, run_worker
 
@@ -92,11 +92,12 @@ class Front:
         host: str = "127.0.0.1",
         port: int = 8000,
         sessions: int = SESSIONS,
+        replica: Replica = Replica(),  # noqa: B008 - it is frozen
         log: tuple[Style, Level] = ("text", "info"),
         **options: Any,
     ) -> None:
-        """``options`` are those of ``EnvServer``; ``sessions`` bounds those of all workers together; ``log``
-        is how the workers write theirs.
+        """``options`` are those of ``EnvServer``; ``sessions`` bounds those of all workers together;
+        ``replica`` says which of several such servers this is; ``log`` is how the workers write theirs.
 
         Raises ``UsageError`` for what that refuses, for TLS, and for fewer sessions than workers.
         """
@@ -108,6 +109,7 @@ class Front:
         self._log, self._options = log, {"envs": envs, "host": host, "sessions": each, **options}
         EnvServer(**self._options)  # says what is wrong with them
         self.host, self.port, self.workers = host, port, workers
+        self._replica, self._numbers = replica, replica.numbers(workers)
         self.alive: dict[int, Worker] = {}
         """The workers that can be given connections, by number."""
         self._folder: Path | None = None
@@ -128,7 +130,7 @@ class Front:
             stack.push_async_callback(self._stop_workers)
             await self._start_workers()
             stack.push_async_callback(self._background.close)
-            for index in range(self.workers):
+            for index in self._numbers:
                 self._background.start(self._keep(index))
             self._background.start(self._accept(listener))
             self._stack = stack.pop_all()
@@ -184,7 +186,7 @@ class Front:
                 logger.warning("Worker %d takes no connection: %s", worker.index, error)
 
     def _choose(self, index: int | None) -> Worker | None:
-        if index is not None and index < self.workers:
+        if index is not None and index in self._numbers:
             return self.alive.get(index)
         return min(self.alive.values(), key=lambda worker: (worker.connections, worker.index), default=None)
 
@@ -193,7 +195,7 @@ class Front:
     async def _start_workers(self) -> None:
         try:
             async with asyncio.TaskGroup() as starting:
-                for index in range(self.workers):
+                for index in self._numbers:
                     starting.create_task(self._start(index))
         except* UsageError as failures:
             raise failures.exceptions[0] from None
@@ -204,7 +206,7 @@ class Front:
         ours.setblocking(False)
         process = multiprocessing.get_context("spawn").Process(
             target=run_worker,
-            args=(theirs, Place(index, self.workers, self._folder), self._log, self._options),
+            args=(theirs, self._replica.place(index, self.workers, self._folder), self._log, self._options),
             name=f"turnwise worker {index}",
         )
         with theirs:

@@ -132,6 +132,11 @@ class Link:
         self._lost: str | None = None
         """Why there will be no connection any more."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether there will be no connection any more."""
+        return self._lost is not None
+
     def next_id(self) -> int:
         """A request's number."""
         return next(self._ids)

@@ -4,6 +4,9 @@ A session lives in one worker and is unknown to the others. So whatever leads to
 worker's number: the agent's token and the key of a client's lease, ``2.SECRET``, and the name of a session
 of OpenEnv's that a socket is to attach to. A client that wants a certain worker names it in a header. Who
 names none goes where there is the least to do.
+
+Several equal servers behind one proxy are replicas. Their workers are counted through, so that a number
+leads to one worker of all, and the proxy can route by the same heads.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+
+from turnwise.envs.errors import UsageError
 
 MAX_HEAD = 16 << 10
 """Bytes of a request's head that are looked at."""
@@ -34,12 +39,40 @@ class Place:
 
     index: int = 0
     workers: int = 1
+    """How many there are, those of other replicas included."""
     folder: Path | None = None
-    """Where the workers reach each other; None where there is but one."""
+    """Where those of this server reach each other; None where there is but one."""
+    siblings: tuple[int, ...] = ()
+    """The others of this server."""
 
     def secret(self) -> str:
         """A new one that leads back here."""
         return f"{self.index}.{secrets.token_urlsafe(32)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One of several equal servers behind one proxy, counted from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Replica:
+        """What ``2/3`` means. Raises ``UsageError``."""
+        found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise UsageError(f"replica {text!r}: write NUMBER/OF, such as 1/2 and 2/2")
+        return cls(int(found[1]), int(found[2]))
+
+    def numbers(self, workers: int) -> range:
+        """Those of this server's workers, where every replica has so many."""
+        return range((self.number - 1) * workers, self.number * workers)
+
+    def place(self, index: int, workers: int, folder: Path | None = None) -> Place:
+        """That of one of them."""
+        siblings = tuple(number for number in self.numbers(workers) if number != index)
+        return Place(index, self.of * workers, folder, siblings)
 
 
 def worker_of(head: bytes) -> int | None:

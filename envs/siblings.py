@@ -51,10 +51,11 @@ class Siblings:
 
     async def reports(self) -> tuple[list[Report], list[int]]:
         """The reports of all workers, this one's among them, and the numbers of those that are down."""
+        others = self._place.siblings
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(self._ask(worker, REPORT, ANSWER_SECONDS)) for worker in self._others]
+            asked = [tasks.create_task(self._ask(worker, REPORT, ANSWER_SECONDS)) for worker in others]
         told, down = [self._report()], []
-        for worker, task in zip(self._others, asked, strict=True):
+        for worker, task in zip(others, asked, strict=True):
             try:
                 told.append(Report.model_validate_json(task.result()))
             except ValidationError:
@@ -63,14 +64,10 @@ class Siblings:
 
     async def close(self, session: str) -> bool:
         """Close a session of another worker; whether one had it."""
-        for worker in self._others:
+        for worker in self._place.siblings:
             if await self._ask(worker, CLOSE + session, CLOSE_SECONDS) == CLOSED:
                 return True
         return False
-
-    @property
-    def _others(self) -> list[int]:
-        return [worker for worker in range(self._place.workers) if worker != self._place.index]
 
     def _path(self, folder: Path, worker: int) -> Path:
         return folder / f"{worker}{SUFFIX}"

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from turnwise.envs.faults import Code, Refusal
-from turnwise.envs.routing import Place
+from turnwise.envs.routing import Replica
 from turnwise.envs.siblings import Siblings
 from turnwise.envs.status import BOUNDS, Report, SandboxCounts, whole
 from turnwise.envs.tally import KEPT_ERRORS, Tally
@@ -89,8 +89,8 @@ async def test_whichever_worker_is_asked_answers_for_all(tmp_path: Path) -> None
     boxes = SandboxCounts(in_use=1, idle=2, created=3, recycled=4, died=5)
     async with (
         asyncio.timeout(20),
-        Siblings(Place(0, 2, tmp_path), lambda: report(one, 0, boxes), has_none) as first,
-        Siblings(Place(1, 2, tmp_path), lambda: report(two, 1, boxes), has_none) as second,
+        Siblings(Replica().place(0, 2, tmp_path), lambda: report(one, 0, boxes), has_none) as first,
+        Siblings(Replica().place(1, 2, tmp_path), lambda: report(two, 1, boxes), has_none) as second,
     ):
         told, down = await first.reports()
         assert (told, down) == await second.reports()
@@ -112,7 +112,7 @@ async def test_a_worker_that_died_is_down_and_one_that_says_nonsense_too(tmp_pat
         writer.close()
 
     def worker(index: int) -> Siblings:
-        return Siblings(Place(index, 3, tmp_path), lambda: report(Tally(), index), has_none)
+        return Siblings(Replica().place(index, 3, tmp_path), lambda: report(Tally(), index), has_none)
 
     async with asyncio.timeout(20), worker(0) as alone:
         async with worker(1):

@@ -31,6 +31,7 @@ SECONDS = click.FloatRange(min=0)
 @click.option(
     "--workers", default=1, type=click.IntRange(min=1), show_default=True, help="Processes that share them."
 )
+@click.option("--replica", metavar="N/OF", help="Which of equal servers behind one proxy, such as 1/2.")
 @click.option("--patience", default=600.0, type=SECONDS, show_default=True, help="Seconds they wait.")
 @click.option(
     "--lease", default=60.0, type=SECONDS, show_default=True, help="Seconds a dropped client may stay away."
@@ -59,6 +60,7 @@ def serve(
     tls_key: Path | None,
     drain: float,
     workers: int,
+    replica: str | None,
     log: Style,
     log_level: Level,
     **options: Any,
@@ -77,6 +79,7 @@ def serve(
 
     from turnwise.envs.errors import UsageError
     from turnwise.envs.logs import writing_log
+    from turnwise.envs.routing import Replica
 
     try:
         from turnwise.envs.front import Front
@@ -91,10 +94,11 @@ def serve(
         tls = (tls_cert, tls_key)
     given = tokens(token, token_file)
     options |= {"token": given, "tls": tls}
+    which = Replica() if replica is None else Replica.parse(replica)
     server = (
-        EnvServer(envs, **options)
+        EnvServer(envs, place=which.place(which.number - 1, 1), **options)
         if workers == 1
-        else Front(envs, workers=workers, log=(log, log_level), **options)
+        else Front(envs, workers=workers, replica=which, log=(log, log_level), **options)
     )
     with writing_log(log, log_level):
         asyncio.run(until_stopped(server, ", ".join(envs), drain=drain, open_to_all=given is None))

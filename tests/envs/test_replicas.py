@@ -1,0 +1,131 @@
+"""Several equal servers behind one proxy: what leads to a session leads to its replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import pytest
+from aiohttp import ClientSession
+
+from turnwise import connect
+from turnwise.envs.client import RemoteEnvs, RemoteSession
+from turnwise.envs.errors import UsageError
+from turnwise.envs.front import Front
+from turnwise.envs.link import ServerFailed
+from turnwise.envs.routing import END, Place, Replica, worker_of
+from turnwise.envs.server import EnvServer
+from turnwise.envs.types import call
+from turnwise.envs.wire import PATH
+
+DESK = "tools/configdesk"
+
+
+class Proxy:
+    """Carries each connection to the replica that its head leads to, else to the first."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = ports
+        self._ends: list[asyncio.StreamWriter] = []
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.append(writer)
+        try:
+            head = await reader.readuntil(END)
+            source, sink = await asyncio.open_connection("127.0.0.1", self._ports[worker_of(head) or 0])
+        except (OSError, EOFError):
+            writer.close()
+            return
+        self._ends.append(sink)
+        sink.write(head)
+        async with asyncio.TaskGroup() as ways:
+            ways.create_task(self._pipe(reader, sink))
+            ways.create_task(self._pipe(source, writer))
+
+    async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                sink.write(data)
+        sink.close()
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.transport.abort()
+        self._ends.clear()
+
+
+@asynccontextmanager
+async def replicas() -> AsyncIterator[tuple[list[EnvServer], Proxy, RemoteEnvs]]:
+    """Two servers, the proxy before them and a client of it."""
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        places = [Replica(number, 2).place(number - 1, 1) for number in (1, 2)]
+        servers = [EnvServer([DESK], port=0, backend="process", place=place) for place in places]
+        for server in servers:
+            await stack.enter_async_context(server)
+        proxy = Proxy([server.port for server in servers])
+        listener = await stack.enter_async_context(await asyncio.start_server(proxy.carry, "127.0.0.1"))
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        yield servers, proxy, await stack.enter_async_context(connect(url))
+
+
+async def opened(envs: RemoteEnvs, stack: AsyncExitStack) -> RemoteSession:
+    env = await stack.enter_async_context(envs.open(DESK))
+    await env.reset()
+    return env
+
+
+async def workers(server: EnvServer) -> list[int]:
+    """Where the sessions are that a server has."""
+    async with ClientSession() as http, http.get(f"{server.url}{PATH}/sessions") as answer:
+        return [line["worker"] for line in (await answer.json())["sessions"]]
+
+
+async def test_a_client_uses_every_replica_and_returns_to_that_of_each_session() -> None:
+    async with replicas() as (servers, proxy, envs), AsyncExitStack() as stack:
+        sessions = [await opened(envs, stack) for _ in range(4)]
+        assert [await workers(server) for server in servers] == [[0, 0], [1, 1]]
+        proxy.cut()
+        for env in sessions:
+            assert (await env.step(call("check"))).record is not None
+            async with connect(envs.url, token=env.agent_token) as side:
+                assert (await (await side.attach()).step(call("check"))).record is None
+
+
+async def test_a_replica_that_is_away_is_left_out_and_costs_nobody_else_anything() -> None:
+    async with replicas() as (servers, _, envs), AsyncExitStack() as stack:
+        first, second = [await opened(envs, stack) for _ in range(2)]
+        await servers[1].__aexit__()
+        with pytest.raises(ServerFailed):
+            await second.step(call("check"))
+        for env in [first, *[await opened(envs, stack) for _ in range(3)]]:
+            assert (await env.step(call("check"))).record is not None
+        assert await workers(servers[0]) == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("1/1", range(0, 3)), ("1/2", range(0, 3)), ("2/2", range(3, 6))]
+)
+def test_the_workers_of_replicas_are_counted_through(text: str, numbers: range) -> None:
+    replica = Replica.parse(text)
+    assert replica.numbers(3) == numbers
+    place = replica.place(numbers[1], 3)
+    assert place == Place(numbers[1], 3 * replica.of, None, (numbers[0], numbers[2]))
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/2/3", "-1/2", "1/0"])
+def test_what_is_no_replica_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="such as 1/2"):
+        Replica.parse(text)
+
+
+async def test_the_second_replica_has_workers_of_its_own_numbers() -> None:
+    async with (
+        asyncio.timeout(120),
+        Front([DESK], workers=2, port=0, backend="process", replica=Replica(2, 2)) as front,
+        connect(front.url) as envs,
+        envs.open(DESK) as env,
+    ):
+        assert sorted(front.alive) == [2, 3]
+        assert env.agent_token is not None
+        assert env.agent_token[:2] in ("2.", "3.")
