@@ -211,10 +211,16 @@ class ProcessBackend(Backend):
         return self._proxies[allowed]
 
     async def _copy(self, source: Path, target: Path) -> None:
-        """``cp -a``: owners, modes, times, links and pipes; blocks are shared where the disk can."""
+        """``cp -a``: owners, modes, times, links and pipes; blocks are shared where the disk can.
+
+        It may be an ordinary user's, whom an agent of the same user can close a directory to.
+        """
+        closed = await asyncio.to_thread(workspace.open_up, source)
         argv = ["cp", "-ac" if sys.platform == "darwin" else "-a", str(source), str(target)]
         env = {"PATH": os.environ.get("PATH", os.defpath)}
         fields = {"box": "", "argv": argv, "env": env, "cwd": "/", "limits": {}, "cap": 1000}
         head, output = await self.link.call("exec", timeout=TREE_TIMEOUT, **fields)
         if not head["result"] or head["result"][0] != 0:
             raise SandboxError(f"copying {source} failed: {output.decode(errors='replace')}")
+        for tree in (source, target):
+            await asyncio.to_thread(workspace.shut, tree, closed)

@@ -151,6 +151,32 @@ def link(root: Path, endpoint: Path, path: str) -> None:
         real.symlink_to(endpoint.resolve())
 
 
+def open_up(root: Path) -> list[tuple[str, int]]:
+    """Let its owner read everything below a directory; what it had closed to itself, with its mode, from the
+    top down."""
+    closed, left = [], [root]
+    while left:
+        with os.scandir(left.pop()) as scan:
+            for entry in scan:
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if not is_directory and not entry.is_file(follow_symlinks=False):
+                    continue
+                mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                wanted = mode | (stat.S_IRUSR | stat.S_IXUSR if is_directory else stat.S_IRUSR)
+                if wanted != mode:
+                    os.chmod(entry.path, wanted)
+                    closed.append((str(Path(entry.path).relative_to(root)), mode))
+                if is_directory:
+                    left.append(Path(entry.path))
+    return closed
+
+
+def shut(root: Path, closed: list[tuple[str, int]]) -> None:
+    """What :func:`open_up` opened, here or in a copy, as it was."""
+    for name, mode in reversed(closed):
+        os.chmod(root / name, mode)
+
+
 def size(directory: Path) -> int:
     """Bytes in all files below a directory."""
     sizes = [Path(top, name).lstat().st_size for top, _, names in os.walk(directory) for name in names]
