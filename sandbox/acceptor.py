@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 MOST = 64
 """Connections open at once; further ones wait in the socket's backlog."""
 _PAUSE = 0.1
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-Handle = Callable[[socket.socket], Awaitable[None]]
-"""Serves one accepted connection. It closes it, and raises nothing that an agent can cause."""
+Handle = Callable[[socket.socket], Coroutine[Any, Any, None]]
+"""Serves one accepted connection, and raises nothing that an agent can cause."""
 
 
 class Acceptor:
@@ -30,24 +32,35 @@ class Acceptor:
             while True:
                 await self._slots.acquire()
                 accepted = await self._accept()
-                group.create_task(self._one(accepted))
+                task = group.create_task(self._handle(accepted))
+                task.add_done_callback(partial(self._ended, accepted))  # also where it never began
 
     async def _accept(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
+        """The next connection. ``sock_accept`` would lose one that comes as it is cancelled."""
         while True:
             try:
-                return (await loop.sock_accept(self._listener))[0]
+                accepted, _ = self._listener.accept()
+            except BlockingIOError:
+                await self._readable()
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
                 await asyncio.sleep(_PAUSE)  # until connections, here or elsewhere, have ended
+            else:
+                accepted.setblocking(False)
+                return accepted
 
-    async def _one(self, accepted: socket.socket) -> None:
+    async def _readable(self) -> None:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._listener, ready.set)
         try:
-            with accepted:
-                await self._handle(accepted)
+            await ready.wait()
         finally:
-            self._slots.release()
+            loop.remove_reader(self._listener)
+
+    def _ended(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        accepted.close()
+        self._slots.release()
 
     async def close(self) -> None:
         """End every connection. Raises what ended the serving, if anything did before."""

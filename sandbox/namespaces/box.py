@@ -59,11 +59,10 @@ class NamespacesSandbox(ResidentSandbox):
     # ------------------------------------------------------------ sockets
     async def expose(self, endpoint: Path, path: str) -> None:
         reply = await self._ask("expose", path=path)
-        listener = socket.socket(fileno=reply.fds[0])
-        previous = self._relays.pop(path, None)
+        previous = self._relays.get(path)
+        self._relays[path] = Relay(socket.socket(fileno=reply.fds[0]), endpoint)
         if previous is not None:
             await previous.close()
-        self._relays[path] = Relay(listener, endpoint)
 
     async def _expose_again(self) -> None:
         """After the resident that bound them was replaced, the files being the same."""
