@@ -239,7 +239,7 @@ async def test_a_file_cannot_outgrow_its_limit(any_backend: Backend) -> None:
 
 async def test_a_process_cannot_outgrow_the_memory_limit(any_backend: Backend) -> None:
     async with await any_backend.create(SandboxSpec(Limits(memory=100 * MiB))) as sandbox:
-        result = await sandbox.exec(["python3", "-c", "print(len(bytearray(300 << 20)))"])
+        result = await sandbox.exec(["python3", "-c", "print(len(b'x' * (300 << 20)))"])
         assert result.exit_code != 0
         assert result.stdout == b""
         assert result.limit in ("memory", None)
@@ -256,7 +256,7 @@ async def test_processes_together_cannot_outgrow_the_memory_limit(any_backend: B
             got, tell = os.pipe()
             if os.fork() == 0:
                 os.close(held)
-                memory = bytearray(40 << 20)
+                memory = bytearray(b"x") * (40 << 20)
                 os.write(tell, b"x")
                 os.read(until, 1)
                 os._exit(0)

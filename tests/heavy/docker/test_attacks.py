@@ -135,7 +135,7 @@ async def test_processes_of_the_shell_may_leave_none_for_a_command(backend: Dock
 async def test_a_command_that_runs_out_of_memory_is_told_apart(backend: DockerBackend) -> None:
     async with await backend.create(SandboxSpec(Limits(memory=64 * MiB))) as sandbox:
         for _ in range(2):
-            result = await sandbox.exec(["python3", "-c", "bytearray(500 << 20)"])
+            result = await sandbox.exec(["python3", "-c", "b'x' * (500 << 20)"])
             assert (result.exit_code, result.limit) == (137, "memory")
         assert await sandbox.exec("echo alive") == ExecResult(0, b"alive\n", b"")
 
