@@ -28,6 +28,7 @@ from turnwise.envs.logs import Level, Style
 from turnwise.envs.routing import END, MAX_HEAD, Replica, worker_of
 from turnwise.envs.server import SESSIONS, EnvServer
 from turnwise.envs.worker import MAX_MESSAGE, run_worker
+from turnwise.sandbox.acceptor import readable
 
 logger = logging.getLogger(__name__)
 
@@ -257,17 +258,8 @@ async def _peek(connection: socket.socket) -> bytes:
         try:
             head = connection.recv(MAX_HEAD, socket.MSG_PEEK)
         except BlockingIOError:
-            await _readable(connection)
+            await readable(connection)
             continue
         if END in head or len(head) >= MAX_HEAD or not head:
             return head
         await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _readable(connection: socket.socket) -> None:
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(connection, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(connection)

@@ -41,7 +41,7 @@ class Acceptor:
             try:
                 accepted, _ = self._listener.accept()
             except BlockingIOError:
-                await self._readable()
+                await readable(self._listener)
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
@@ -49,14 +49,6 @@ class Acceptor:
             else:
                 accepted.setblocking(False)
                 return accepted
-
-    async def _readable(self) -> None:
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._listener, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_reader(self._listener)
 
     def _ended(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
         accepted.close()
@@ -69,3 +61,13 @@ class Acceptor:
         self._listener.close()
         if not self._task.cancelled():
             self._task.result()
+
+
+async def readable(waiting: socket.socket) -> None:
+    """Wait until a socket that does not block has something to read or to accept."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(waiting, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(waiting)
