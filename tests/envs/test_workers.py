@@ -185,11 +185,12 @@ async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(
 
 
 @shared
-async def test_a_client_that_dawdles_holds_up_nobody(front: Front) -> None:
+async def test_a_client_that_dawdles_holds_up_nobody(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_module, "HEAD_SECONDS", 1000.0)
     _, writer = await asyncio.open_connection(front.host, front.port)
     writer.write(b"GET /turnwise/v1 HTT")
     await writer.drain()
-    async with connect(front.url) as envs, envs.open("tools/configdesk") as env:
+    async with asyncio.timeout(60), connect(front.url) as envs, envs.open("tools/configdesk") as env:
         await env.reset()
     writer.close()
     await writer.wait_closed()
