@@ -21,8 +21,9 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _OF_THE_CONNECTION = {
     *("connection", "proxy-connection", "keep-alive", "te", "trailer", "upgrade"),
     *("proxy-authorization", "proxy-authenticate", "host", "content-length"),
+    "close",
 }
-"""Fields that are not passed on as they are."""
+"""Fields that are not passed on as they are; ``close`` because our own ``Connection: close`` names it."""
 
 
 class Refusal(Exception):

@@ -196,13 +196,13 @@ class Store:
 
 
 def _free(folder: Path) -> bool:
-    """Whether nobody holds a folder, or is just removing it."""
+    """Whether a folder is there and nobody holds it: its holder may have removed it while it was locked."""
     try:
         with _opened(folder) as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder.exists()
     except (BlockingIOError, FileNotFoundError):
         return False
-    return True
 
 
 @contextmanager

@@ -108,6 +108,7 @@ def test_a_request_is_written_anew() -> None:
             "Connection: keep-alive, X-Private, Content-Length",
             "X-Private: 1",
             "Upgrade: websocket",
+            "Close: 1",
             "Accept:  */* ",
             "Content-Length: 3",
         )
