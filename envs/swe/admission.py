@@ -30,7 +30,9 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
     if task.repository.kind == "image" or task.ids == "dotted" or not task.sources:
         return None
     hidden = {path: text.encode() for path, text in task.hidden.items()}
-    tests = {path: data for path, data in base.items() if task.is_test(path)} | hidden
+    files = {name.split("::")[0] for name in counted}
+    beside = {path: data for path, data in base.items() if task.is_test(path)}
+    tests = {path: data for path, data in beside.items() if path in files or not _is_tests(path)} | hidden
     try:
         return Suite(
             rules=Rules(sources=task.sources),
@@ -42,6 +44,12 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
         )
     except ValidationError:  # sources that are no packages
         return None
+
+
+def _is_tests(path: str) -> bool:
+    """Whether a file holds tests, and is no help of theirs."""
+    name = path.rpartition("/")[2]
+    return name.startswith("test_") or name.endswith("_test.py")
 
 
 async def admit(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:

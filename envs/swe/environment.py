@@ -77,6 +77,7 @@ class SweEnv(Scaffold):
         self.given: Changes = {}
         self.latest: tuple[Changes, Trial] | None = None
         self.share = 0.0
+        hand_in.judged_by(self.swe, await self.base_files())
         if not self.swe.verified:
             await self._check_baseline()
         return text(self.swe.issue)

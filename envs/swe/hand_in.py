@@ -13,9 +13,11 @@ import os
 from collections import OrderedDict
 from weakref import WeakKeyDictionary
 
+from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.admission import machines_for, suite_of
 from turnwise.envs.swe.bench import Bench, digest
 from turnwise.envs.swe.grading import Reason, Rejection, Submission, Suite, Verdict, collect, grade, take
+from turnwise.envs.swe.grading.machines import require_pytest
 from turnwise.envs.swe.repository import read_files
 from turnwise.envs.swe.task import Changes, SweTask, Tree
 from turnwise.envs.types import Grade
@@ -30,9 +32,23 @@ _verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
+def judged_by(task: SweTask, base: Tree) -> Suite | None:
+    """The suite that judges a task; None for one that is graded in one process.
+
+    Raises ``UsageError`` where the task was changed since it was admitted, and where pytest is missing.
+    """
+    if task.calibration is None:
+        return None
+    require_pytest()
+    suite = suite_of(task, base)
+    if suite is None or suite.digest != task.calibration.digest:
+        raise UsageError(f"task {task.id!r} was changed after it was admitted; run turnwise tasks admit")
+    return suite
+
+
 async def graded(sandbox: Sandbox, bench: Bench, base: Tree) -> Grade:
     """The grade of what is in an agent's sandbox. Raises ``SandboxError`` where the machine fails."""
-    suite = suite_of(bench.task, base) if bench.task.calibration is not None else None
+    suite = judged_by(bench.task, base)
     if suite is None:
         return await _in_one_process(sandbox, bench, base)
     taken = await take(sandbox, suite.rules, at=bench.task.at)
