@@ -14,6 +14,9 @@ from pydantic import ValidationError
 
 from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, choose_assurance
 from turnwise.envs.swe.grading.machines import WORKER_LIMITS
+from turnwise.envs.swe.patch import PatchFailed, apply_patch
+from turnwise.envs.swe.problems import ProblemKind, TaskProblem
+from turnwise.envs.swe.repository import owned_files
 from turnwise.envs.swe.task import SweTask, Tree
 from turnwise.sandbox.contract import Backend, MiB, SandboxSpec
 
@@ -50,6 +53,19 @@ def _is_tests(path: str) -> bool:
     """Whether a file holds tests, and is no help of theirs."""
     name = path.rpartition("/")[2]
     return name.startswith("test_") or name.endswith("_test.py")
+
+
+async def trees(task: SweTask) -> tuple[Tree, Tree]:
+    """The broken repository and the repaired one; empty where they are in an image.
+
+    Raises :class:`~turnwise.envs.swe.problems.TaskProblem` where the reference does not apply.
+    """
+    base, _ = await owned_files(task)
+    try:
+        repaired = {**base, **apply_patch(task.patch, base)} if base else {}
+    except PatchFailed as error:
+        raise TaskProblem(ProblemKind.PATCH, task.id, f"its patch does not apply: {error}") from None
+    return base, {path: data for path, data in repaired.items() if data is not None}
 
 
 async def admit(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:

@@ -9,9 +9,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from turnwise.envs.swe.admission import admit, machines_for
-from turnwise.envs.swe.patch import apply_patch
-from turnwise.envs.swe.repository import owned_files
+from turnwise.envs.swe.admission import admit, machines_for, trees
 from turnwise.envs.swe.sample.packages import bare_tasks
 from turnwise.sandbox.backends import backend
 
@@ -23,9 +21,7 @@ async def main() -> None:
     found = {}
     async with backend().running() as running:
         for task in bare_tasks():
-            base, _ = await owned_files(task)
-            repaired = {**base, **apply_patch(task.patch, base)}
-            reference = {path: data for path, data in repaired.items() if data is not None}
+            base, reference = await trees(task)
             admitted = await admit(task, base, reference, machines_for(task, running))
             print(f"{task.id}: {admitted.assurance}", flush=True)
             found[task.id] = admitted.model_dump(mode="json", include={"assurance", "calibration"})

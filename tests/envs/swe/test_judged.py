@@ -7,10 +7,9 @@ import pytest
 from tests.envs.swe.conftest import BROKEN, Make, Open
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.session import EpisodeFailed, Session
-from turnwise.envs.swe.admission import admit, machines_for, suite_of
+from turnwise.envs.swe.admission import admit, machines_for, suite_of, trees
 from turnwise.envs.swe.environment import SweEnv
 from turnwise.envs.swe.grading import Reason
-from turnwise.envs.swe.patch import apply_patch
 from turnwise.envs.swe.sample.packages import packaged_tasks
 from turnwise.envs.swe.sample.small import small_task
 from turnwise.envs.swe.task import SweTask
@@ -137,11 +136,8 @@ def test_the_sample_is_admitted_as_it_is() -> None:
 
 async def test_what_level_1_says_of_its_tests_is_what_calibration_finds(envs: LocalEnvs) -> None:
     task = small_task(5)
-    assert task.repository.kind == "files"
     assert task.calibration is not None
-    base = {path: text.encode() for path, text in task.repository.files.items()}
-    repaired = {**base, **apply_patch(task.patch, base)}
-    reference = {path: data for path, data in repaired.items() if data is not None}
+    base, reference = await trees(task)
     found = (await admit(task, base, reference, machines_for(task, await envs.backend()))).calibration
     assert found is not None
     functions = tuple(entry for entry in found.surface[task.module] if entry[1] == "function")
