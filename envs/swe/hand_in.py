@@ -85,11 +85,11 @@ async def _judged(suite: Suite, bench: Bench, submission: Submission | Rejection
         if isinstance(submission, Rejection) or suite.seeded:
             return await grade(suite, base, submission, machines=machines)
         key = suite.calibrated.digest, digest(dict(submission.files))
-        if key not in _verdicts:
-            _verdicts[key] = await grade(suite, base, submission, machines=machines)
-            while len(_verdicts) > REMEMBERED:
-                _verdicts.popitem(last=False)
-        return _verdicts[key]
+        verdict = _verdicts.get(key) or await grade(suite, base, submission, machines=machines)
+        _verdicts[key] = verdict
+        while len(_verdicts) > REMEMBERED:
+            _verdicts.popitem(last=False)
+        return verdict
 
 
 async def _in_one_process(sandbox: Sandbox, bench: Bench, base: Tree) -> Grade:
