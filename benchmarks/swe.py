@@ -1,10 +1,10 @@
 """Episodes of software repair per minute, against the same commands through a ``docker run`` per episode.
 
-    python benchmarks/swe.py [--env ENV] [--episodes 64] [--at-once 16] [--rounds 3] [--json FILE]
+    python benchmarks/swe.py [--env ENV] [--episodes 64] [--group 8] [--at-once 16] [--rounds 3] [--json FILE]
 
-The scripted oracle repairs task after task. ``ours`` is a rollout as training makes it, with milestones after
-every turn and the judge at the end: ``remembering`` starts with results of the same task at hand, as the
-later episodes of a group find them, ``fresh`` with none. ``docker`` starts a container for each episode,
+The scripted oracle repairs task after task, in groups of episodes of the same one. ``ours`` is a rollout as
+training makes it, with milestones after every turn and the judge at the end: ``remembering`` starts with the
+results of all tasks at hand, ``fresh`` with none. ``docker`` starts a container for each episode,
 copies the repository into it, carries out each call with ``docker exec``, copies the hidden tests in, runs
 them there and removes it; it has neither milestones nor a grader that stands up to cheats. The ways take
 turns. Docker needs an Engine (``DOCKER_HOST``), and is left out where none answers; its image is this
@@ -202,7 +202,7 @@ async def compare(args: argparse.Namespace) -> dict[str, list[float]]:
     """Episodes per minute of each way, by round."""
     spec = EnvSpec.parse(args.env)
     offered = spec.make().task_set("train")
-    tasks = [offered.nth(i % len(offered)) for i in range(args.episodes)]
+    tasks = [offered.nth(i // args.group % len(offered)) for i in range(args.episodes)]
     episodes = await calls_of(spec, tasks)
     ways: dict[str, Callable[[], Awaitable[float]]] = {
         "ours, fresh": lambda: ours(spec, tasks, args.at_once),
@@ -226,13 +226,15 @@ def main() -> None:
     )
     parser.add_argument("--env", default="swe/sample?level=1")
     parser.add_argument("--episodes", type=int, default=64)
+    parser.add_argument("--group", type=int, default=8, help="episodes of each task")
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     load = os.getloadavg()[0]
     found = asyncio.run(compare(args))
-    print(f"{args.env}, {args.episodes} episodes, {args.at_once} at once, load {load:.1f} at the start")
+    size = f"{args.episodes} episodes, {args.group} of each task, {args.at_once} at once"
+    print(f"{args.env}, {size}, load {load:.1f} at the start")
     for name, rates in found.items():
         spread = f"{min(rates):.0f} to {max(rates):.0f}"
         print(f"{name:20} {statistics.median(rates):8.0f} ({spread}) episodes a minute")
