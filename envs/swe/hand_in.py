@@ -86,9 +86,10 @@ async def _judged(suite: Suite, bench: Bench, submission: Submission | Rejection
             return await grade(suite, base, submission, machines=machines)
         key = bench.task.digest, digest(dict(submission.files))
         verdict = _verdicts.get(key) or await grade(suite, base, submission, machines=machines)
-        _verdicts[key] = verdict
-        while len(_verdicts) > REMEMBERED:
-            _verdicts.popitem(last=False)
+        if verdict.reason is not Reason.MISBEHAVED:  # in which a busy machine may have a part
+            _verdicts[key] = verdict
+            while len(_verdicts) > REMEMBERED:
+                _verdicts.popitem(last=False)
         return verdict
 
 
