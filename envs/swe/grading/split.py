@@ -17,13 +17,13 @@ import json
 import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from turnwise.envs.swe.grading import judges
 from turnwise.envs.swe.grading.machines import PROGRAMS, GradingError, Machines, import_roots, require_pytest
 from turnwise.envs.swe.grading.suite import Suite
 from turnwise.sandbox.contract import LimitExceeded, SandboxError, Snapshot
@@ -99,7 +99,6 @@ async def judge(order: Order, snapshot: Snapshot, machines: Machines) -> Seen:
     """
     require_pytest()
     with tempfile.TemporaryDirectory(prefix="turnwise-judge-") as folder:
-        await asyncio.to_thread(_write, Path(folder, "tests"), order.suite.files)
         return await _Owner(order, folder, snapshot, machines).run()
 
 
@@ -119,28 +118,30 @@ class _Owner:
 
     async def run(self) -> Seen:
         mine, theirs = socket.socketpair()
-        with theirs:
-            program = [sys.executable, "-I", "-B", str(Path(__file__).with_name("bootstrap.py"))]
-            process = await asyncio.create_subprocess_exec(
-                *program, "judge.program", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE, pass_fds=[theirs.fileno()], cwd=self._folder,
-                start_new_session=True, env=_environment(self._folder),
-            )  # fmt: skip
-        complaints = asyncio.create_task(process.communicate())
+        reading, writing = os.pipe()
+        complaints = asyncio.create_task(_read_all(reading))
         try:
+            with theirs:
+                judge = await asyncio.to_thread(judges.start, self._folder, theirs, writing)
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            os.close(writing)
+        try:
+            # Only now, when the judge will remove them whatever becomes of us.
+            await asyncio.to_thread(_write, Path(self._folder, "tests"), self._order.suite.files)
             async with asyncio.timeout(self._order.deadline):
                 await self._serve(mine)
         except TimeoutError:
             self._seen.notes.append("the tests did not end in time")
         finally:
             mine.close()
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):  # it ended just now
-                    os.killpg(process.pid, signal.SIGKILL)
-            _, said = await complaints
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(judge, signal.SIGKILL)
+            said = await complaints
         if not self._seen.finished and not self._seen.notes:
-            raise GradingError(f"the judge ended early: {_last_line(said) or process.returncode}")
+            raise GradingError(f"the judge ended early: {_last_line(said) or 'it said nothing'}")
         return self._seen
 
     async def _serve(self, mine: socket.socket) -> None:
@@ -208,11 +209,16 @@ class _Owner:
                 self._seen.notes.append(f"the code used up its {result.limit}")
 
 
-def _environment(folder: str) -> dict[str, str]:
-    return {
-        "PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }  # fmt: skip
+async def _read_all(descriptor: int) -> bytes:
+    """What comes through a pipe until nobody holds its other end: the end of the judge, too."""
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(descriptor, "rb", 0)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        return await reader.read()
+    finally:
+        transport.close()
 
 
 def _last_line(said: bytes) -> str:

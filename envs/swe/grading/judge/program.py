@@ -1,4 +1,4 @@
-"""The judge as a program: ``python -I -B bootstrap.py judge.program CONTROL_FD``.
+"""The judge as a process, which :mod:`.nursery` forks.
 
 Its owner sends one line, what to do; it answers with one line for everything that happens: a worker that
 it wants, one it is done with, a report of pytest's, a note of a violation, the end.
@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import resource
-import shutil
 import socket
 import sys
 from collections import deque
@@ -91,14 +90,7 @@ class Workers:
 
 def main(descriptor: str) -> None:
     control = Control(int(descriptor))
-    try:
-        carry_out(control, control.orders)
-    finally:  # the owner may have been killed: no hidden test stays behind
-        shutil.rmtree(control.orders["sockets"], ignore_errors=True)
-
-
-def carry_out(control: Control, orders: dict[str, Any]) -> None:
-    """Run the tests, or look at modules, as the owner wants."""
+    orders = control.orders
     resource.setrlimit(resource.RLIMIT_AS, (orders["memory"], orders["memory"]))
     surface = {
         module: [(name, what, [tuple(place) for place in places]) for name, what, places in entries]
