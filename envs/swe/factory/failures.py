@@ -1,0 +1,57 @@
+"""What pytest's output says of each failing test: on which line of it, and with which error.
+
+A section of the output is headed by the test's name. It holds the lines of the test up to the one that
+failed, frames further in, the error on lines that begin with ``E``, and places as ``file:line:``; the first
+place is the test's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_HEAD = re.compile(r"^_{2,} (\S.*?) _{2,}$", re.MULTILINE)
+_PLACE = re.compile(r"^(\S+\.py):(\d+): ?(.*)$", re.MULTILINE)
+_ERROR = re.compile(r"^E   ?(.*)$", re.MULTILINE)
+_END = re.compile(r"^=+ (?:short test summary|warnings summary|\d+ failed).*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How one test failed."""
+
+    test: str
+    """Its id."""
+    line: int
+    """Of its file."""
+    error: tuple[str, ...]
+    """The error, by lines."""
+    inside: bool
+    """It was raised further in, not by the test itself."""
+
+
+def read_failures(output: str, tests: Iterable[str]) -> list[Failure]:
+    """The failures that the output tells of, of some tests, in their order."""
+    ends = [match.start() for match in _END.finditer(output)]
+    heads = list(_HEAD.finditer(output))
+    sections: dict[str, list[str]] = {}
+    for place, head in enumerate(heads):
+        last = heads[place + 1].start() if place + 1 < len(heads) else (ends or [len(output)])[0]
+        sections.setdefault(head[1], []).append(output[head.end() : last])
+    found = []
+    for test in tests:
+        file, _, name = test.partition("::")
+        for section in sections.get(name.replace("::", "."), ()):
+            failure = _read(test, file, section)
+            if failure is not None:
+                found.append(failure)
+                break
+    return found
+
+
+def _read(test: str, file: str, section: str) -> Failure | None:
+    places = _PLACE.findall(section)
+    at = [int(line) for path, line, _ in places if path == file]
+    error = tuple(line.rstrip() for line in _ERROR.findall(section))
+    return Failure(test, at[0], error, len(places) > 1) if at and error else None
