@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,16 +85,20 @@ def _show(report: BuildReport, out: Path) -> None:
     from turnwise.viewer.console import grid, make_console
 
     numbers = ["tests", "bugs", "tasks", "train", "validation", "test", "per minute"]
-    table = grid("package", *numbers, "dropped", right=numbers)
+    table = grid("package", *numbers, right=["package", *numbers])
+    dropped = Counter[str]()
     for package in report.packages:
         splits = [str(package.splits.get(split, 0)) for split in ("train", "validation", "test")]
-        dropped = ", ".join(f"{count} {reason}" for reason, count in package.dropped.items())
+        dropped += Counter(package.dropped)
         counts = [str(package.tests), str(package.tried), str(package.kept), *splits]
-        table.add_row(package.package, *counts, f"{package.tasks_per_minute:g}", dropped)
+        table.add_row(package.package, *counts, f"{package.tasks_per_minute:g}")
     console = make_console()
     console.print(table)
     for refused in report.refused:
         console.print(f"left out ({refused.fault}): {refused.message}", soft_wrap=True)
+    if dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+        console.print(f"bugs that made no task: {reasons}", soft_wrap=True)
     console.print(f"{report.tasks:,} tasks in {out}", soft_wrap=True)
     if report.tasks:
         next_one = command_line("eval", f"swe/tasks?path={out}", "--policy", "scripted:oracle", "--tasks", 8)

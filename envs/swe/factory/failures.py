@@ -1,8 +1,8 @@
 """What pytest's output says of each failing test: on which line of it, and with which error.
 
-A section of the output is headed by the test's name. It holds the lines of the test up to the one that
-failed, frames further in, the error on lines that begin with ``E``, and places as ``file:line:``; the first
-place is the test's.
+A section of the output is headed by the test's name. It holds the test's arguments, its lines up to the one
+that failed, frames further in, the error on lines that begin with ``E``, and places as ``file:line:``; the
+first place is the test's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _HEAD = re.compile(r"^_{2,} (\S.*?) _{2,}$", re.MULTILINE)
 _PLACE = re.compile(r"^(\S+\.py):(\d+): ?(.*)$", re.MULTILINE)
 _ERROR = re.compile(r"^E   ?(.*)$", re.MULTILINE)
+_ARGUMENTS = re.compile(r"\A\n+((?:\w+ = .*\n)+)\n")
+_ARGUMENT = re.compile(r"(?:^|, )(\w+) = ", re.MULTILINE)
 _END = re.compile(r"^=+ (?:short test summary|warnings summary|\d+ failed).*$", re.MULTILINE)
 
 
@@ -27,8 +29,8 @@ class Failure:
     """Of its file."""
     error: tuple[str, ...]
     """The error, by lines."""
-    inside: bool
-    """It was raised further in, not by the test itself."""
+    arguments: dict[str, str]
+    """Of the test, as they are written."""
 
 
 def read_failures(output: str, tests: Iterable[str]) -> list[Failure]:
@@ -54,4 +56,7 @@ def _read(test: str, file: str, section: str) -> Failure | None:
     places = _PLACE.findall(section)
     at = [int(line) for path, line, _ in places if path == file]
     error = tuple(line.rstrip() for line in _ERROR.findall(section))
-    return Failure(test, at[0], error, len(places) > 1) if at and error else None
+    given = _ARGUMENTS.match(section)
+    parts = _ARGUMENT.split(given[1]) if given is not None else []
+    arguments = {name: value.strip() for name, value in zip(parts[1::2], parts[2::2], strict=True)}
+    return Failure(test, at[0], error, arguments) if at and error else None

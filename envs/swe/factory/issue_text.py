@@ -14,7 +14,7 @@ from random import Random
 from turnwise.envs.swe.factory.bugs.bug import Bug
 from turnwise.envs.swe.factory.cut import function_name
 from turnwise.envs.swe.factory.failures import Failure
-from turnwise.envs.swe.factory.sentences import expectation, outcome
+from turnwise.envs.swe.factory.sentences import LONGEST, expectation, outcome
 from turnwise.envs.swe.factory.slices import Slice, slice_at
 
 MOST_TOLD = 3
@@ -73,10 +73,15 @@ def named(failures: Sequence[Failure], tests: Mapping[str, bytes], bug: Bug) -> 
 def _story(found: Slice, failure: Failure) -> str:
     should = expectation(found.failing)
     came = outcome(failure.error)
-    before = f"After\n\n{_indented(found.before)}\n\n" if found.before else ""
+    given = [
+        f"{name} = {value}\n"
+        for name, value in failure.arguments.items()
+        if name in found.names and not value.startswith("<") and len(value) <= LONGEST
+    ]
     if should is None:
-        return f"This should go through:\n\n{_indented(found.code)}\n\n{came}"
-    return f"{before}{should} {came}"
+        return f"This should go through:\n\n{_indented(''.join(given) + found.code)}\n\n{came}"
+    before = "".join(given) + found.before
+    return f"After\n\n{_indented(before)}\n\n{should} {came}" if before else f"{should} {came}"
 
 
 def _indented(code: str) -> str:

@@ -23,7 +23,7 @@ NO_PACKAGES = frozenset(
 )
 NO_MODULES = frozenset({"setup", "conftest", "noxfile", "tasks", "fabfile", "ez_setup", "versioneer"})
 SETTINGS = frozenset({"pytest.ini", ".pytest.ini", "tox.ini"})
-LEFT_OUT = frozenset({".git", ".github", "__pycache__", ".tox", "build", "dist"})
+LEFT_OUT = frozenset({".git", ".github", ".tox", "build", "dist"})
 """Folders at the top that are of no use; a copy of the package in them would give repairs away."""
 
 
@@ -45,7 +45,7 @@ def lay_out(sdist: Sdist) -> Layout:
     files = {
         path: data.replace(b"\r\n", b"\n") if path.endswith(".py") else data
         for path, data in sdist.files.items()
-        if path.split("/")[0] not in LEFT_OUT
+        if path.split("/")[0] not in LEFT_OUT and not path.endswith(".pyc")
     }
     sources = _sources(files)
     modules = tuple(path for path in sorted(files) if _is_module(path, sources) and readable(files[path]))

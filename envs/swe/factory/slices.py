@@ -26,6 +26,8 @@ class Slice:
     """What the failing statement depends on."""
     code: str
     """The same, and the statement."""
+    names: frozenset[str]
+    """That are used in all of it."""
 
 
 def slice_at(data: bytes, function: str, line: int) -> Slice | None:
@@ -48,8 +50,9 @@ def slice_at(data: bytes, function: str, line: int) -> Slice | None:
     if len(own.splitlines()) > LONGEST:
         return None
     if len(code.splitlines()) > MOST_LINES:
-        return Slice(failing, "", own)
-    return Slice(failing, _text(kept, levels, lines), code)
+        kept, code = [], own
+    names = frozenset(name for node in (*kept, failing) for name in _loaded(node))
+    return Slice(failing, _text(kept, levels, lines), code, names)
 
 
 def _holds(node: ast.stmt, line: int) -> bool:

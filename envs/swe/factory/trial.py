@@ -86,10 +86,7 @@ async def _task(
     passing = [name for name in tests if name in passed]
     if not passing or len(failing) > BROAD * len(tests):
         raise _Drop(DropReason.BROAD)
-    for own, other in (parts, parts[::-1]) if parts else ():
-        if not (own - other) & set(failing):
-            raise _Drop(DropReason.ONE_PLACE)
-    task = _made(package, bug, broken, run, failing, passing)
+    task = _made(package, bug, broken, run, _in_turns(failing, parts), passing)
     if exposing(task, _given(task, package.files)):
         raise _Drop(DropReason.EXPOSED)
     await _check(package, task)
@@ -151,6 +148,17 @@ def _made(
         verified=True,
         limits=package.limits,
     )
+
+
+def _in_turns(failing: tuple[str, ...], parts: Sequence[frozenset[str]]) -> tuple[str, ...]:
+    """The tests that fail, with one that each of two places alone breaks first."""
+    first = []
+    for own, other in (parts, parts[::-1]) if parts else ():
+        found = [name for name in failing if name in own and name not in other]
+        if not found:
+            raise _Drop(DropReason.ONE_PLACE)
+        first.append(found[0])
+    return tuple(dict.fromkeys((*first, *failing)))
 
 
 def _counted(failing: Sequence[str], passing: Sequence[str], rng: Random) -> tuple[str, ...]:
