@@ -119,6 +119,12 @@ def failure_classes(episodes: Sequence[Episode]) -> dict[str, int]:
     return dict(Counter(kind for kind in map(failure_class, episodes) if kind is not None))
 
 
+def assurances(episodes: Sequence[Episode]) -> dict[str, int]:
+    """How many grades are protected in which way, where the environment has more ways than one."""
+    grades = [episode.turns[-1].record.grade for episode in episodes if episode.turns]
+    return dict(Counter(grade.assurance for grade in grades if grade is not None and grade.assurance))
+
+
 def rates(episodes: Sequence[Episode]) -> dict[str, float]:
     """Averages a training curve is drawn from: success, completion (how many submitted; CR), resolution (how
     many submitted what has the full score; RR), turns, validity, sampled tokens, and the share excluded.

@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+from turnwise.envs.cheat import Cheat
 from turnwise.envs.source import Preparation, SandboxSource
 from turnwise.envs.tasks import TaskSet
 from turnwise.envs.tool import Interface
@@ -22,6 +23,7 @@ from turnwise.envs.types import (
     AgentView,
     CallAction,
     EpisodeLimits,
+    Grade,
     JsonSchema,
     Model,
     Task,
@@ -96,7 +98,7 @@ class Env:
         """Start an episode of a task; what the agent sees first."""
         raise TypeError(f"{type(self).__name__} must define reset(task)")
 
-    async def grade(self) -> float:
+    async def grade(self) -> float | Grade:
         """The score in [0, 1] of the state as it is; called once, after the last turn."""
         raise TypeError(f"{type(self).__name__} must define grade()")
 
@@ -127,6 +129,11 @@ class Env:
     def channels(cls) -> dict[str, int]:
         """Reward channels with their levels."""
         return {OUTCOME: 0, VALIDITY: 1} | {r.name: r.level for r in cls.interface.rewards}
+
+    @classmethod
+    def cheats(cls) -> Sequence[Cheat[Any]]:
+        """What the audit tries beside doing nothing; ``apply`` gets an environment whose episode began."""
+        return ()
 
     @classmethod
     def has_oracle(cls) -> bool:

@@ -184,13 +184,21 @@ class LocalEnvs:
         assert self._backend is not None
         await self._backend.drop(snapshot)
 
+    async def backend(self) -> Backend:
+        """The backend of all these sandboxes, running."""
+        async with self._starting:
+            return await self._running()
+
+    async def _running(self) -> Backend:
+        if self._backend is None:
+            chosen = await asyncio.to_thread(backend, self._backend_name)
+            self._backend = await self._stack.enter_async_context(chosen.running())
+        return self._backend
+
     async def _pool(self, spec: SandboxSpec, *, beside: bool = False) -> Pool:
         async with self._starting:
-            if self._backend is None:
-                chosen = await asyncio.to_thread(backend, self._backend_name)
-                self._backend = await self._stack.enter_async_context(chosen.running())
             kind = (spec, beside)
             if kind not in self._pools:
-                pool = Pool(self._backend, spec, size=self.capacity)
+                pool = Pool(await self._running(), spec, size=self.capacity)
                 self._pools[kind] = await self._stack.enter_async_context(pool)
             return self._pools[kind]

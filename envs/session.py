@@ -26,6 +26,7 @@ from turnwise.envs.types import (
     EndReason,
     EpisodeLimits,
     FinishAction,
+    Grade,
     InvalidAction,
     RewardTerm,
     Step,
@@ -93,6 +94,8 @@ class Session:
         self.turn = 0
         self.end: EndReason | None = None
         self.score: float | None = None
+        self.grade: Grade | None = None
+        """What the environment said of the score, beyond the number."""
         self.reached: dict[str, int] = {}
         """Milestones reached, with the turn."""
         self._sandboxes = sandboxes
@@ -146,6 +149,7 @@ class Session:
                 end = EndReason.TURN_LIMIT
             if end is not None:
                 error = await self.conclude(end, error)
+                view = _with_reason(view, self.grade)
                 terms = (RewardTerm(channel=OUTCOME, level=0, value=self.score), *terms)
             record = StepRecord(
                 turn=self.turn - 1,
@@ -156,6 +160,7 @@ class Session:
                 seconds=time.perf_counter() - started,
                 end=self.end,
                 score=self.score,
+                grade=self.grade,
                 error=error,
             )
         return Step(view=self._cut(view), record=record, end=self.end)
@@ -175,9 +180,13 @@ class Session:
                 score = 0.0
             else:
                 async with asyncio.timeout(self.limits.tool_seconds):
-                    score = float(await self.env.grade())
+                    found = await self.env.grade()
+                self.grade = found if isinstance(found, Grade) else None
+                score = float(found.score if isinstance(found, Grade) else found)
             if not 0.0 <= score <= 1.0:
                 raise ValueError(f"{self.env.name}.grade() returned {score}, not within [0, 1]")
+            if self.grade is not None and self.grade.agent_fault:
+                end, score, error = EndReason.AGENT_FAULT, 0.0, "; ".join(self.grade.notes)
         except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
             self.end = classify(failure)
             self.score = 0.0 if self.end is EndReason.AGENT_FAULT else None
@@ -227,12 +236,13 @@ class Session:
         """
         if name not in self._snapshots:
             raise unknown("snapshot", name, self._snapshots)
-        self.end, self.score, ended = None, None, (self.end, self.score)
+        ended = self.end, self.score, self.grade
+        self.end = self.score = self.grade = None
         try:
             with self._alone():
                 await self._go_back(self._snapshots[name])
         except RuntimeError:
-            self.end, self.score = ended
+            self.end, self.score, self.grade = ended
             raise
 
     async def _go_back(self, saved: Saved) -> None:
@@ -361,6 +371,13 @@ class Session:
                 block = TextBlock(text=cut)
             blocks.append(block)
         return view.model_copy(update={"content": tuple(blocks)})
+
+
+def _with_reason(view: AgentView, grade: Grade | None) -> AgentView:
+    """What the agent is told of its grade comes last."""
+    if grade is None or not grade.reason:
+        return view
+    return view.model_copy(update={"content": (*view.content, TextBlock(text=grade.reason))})
 
 
 def _join(views: list[AgentView]) -> AgentView:

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from turnwise.sandbox.contract import Sandbox, SandboxSpec, Snapshot
+from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,10 @@ class SandboxSource(Protocol):
 
     async def drop(self, snapshot: Snapshot) -> None:
         """Forget a snapshot of a sandbox."""
+        ...
+
+    async def backend(self) -> Backend:
+        """Where they come from, for work that owns sandboxes of its own and closes them."""
         ...
 
     def lease(

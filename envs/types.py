@@ -221,6 +221,21 @@ class EndReason(StrEnum):
         return self not in (EndReason.ENV_ERROR, EndReason.INFRA_ERROR)
 
 
+class Grade(Model):
+    """A score, with what the environment can say of how it was come to."""
+
+    score: float
+    """In [0, 1]."""
+    reason: str = ""
+    """All that the agent learns of it; empty to tell it nothing."""
+    assurance: str = ""
+    """How well the score is protected against forgery, where the family has more ways than one."""
+    notes: tuple[str, ...] = ()
+    """For the trainer's side only."""
+    agent_fault: bool = False
+    """The agent overstepped: the episode ends as that, and scores 0."""
+
+
 class StepRecord(Model):
     """What the trainer gets beside the agent's view."""
 
@@ -238,6 +253,8 @@ class StepRecord(Model):
     end: EndReason | None = None
     score: float | None = None
     """The grade in [0, 1], on the last turn only; None where the episode could not be graded."""
+    grade: Grade | None = None
+    """More about the score, where the environment says more."""
     error: str = ""
     """What went wrong, for ``agent_fault``, ``env_error`` and ``infra_error``."""
 

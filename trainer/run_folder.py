@@ -52,6 +52,8 @@ class Summary(Model):
     """On the held-out tasks: completion, modified, resolved, turns, tokens and others, as they are logged."""
     failures: dict[str, int] = Field(default_factory=dict)
     """How many held-out episodes failed in which way."""
+    assurance: dict[str, int] = Field(default_factory=dict)
+    """How many held-out grades are protected in which way, where the environment has several."""
     task_set_hash: str
     """Of the held-out tasks."""
     cpu_seconds: float

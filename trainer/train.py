@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from turnwise.agents.evaluate import evaluate
-from turnwise.agents.metrics import Evaluation, failure_classes, milestone_rates, rates
+from turnwise.agents.metrics import Evaluation, assurances, failure_classes, milestone_rates, rates
 from turnwise.agents.rollout import RolloutPlan, rollout
 from turnwise.agents.store import episode_path, write_episodes
 from turnwise.agents.trajectory import Episode
@@ -291,6 +291,7 @@ class TrainingLoop:
             interval=result.interval if scored else None,
             rates=rates(result.episodes),
             failures=failure_classes(result.episodes),
+            assurance=assurances(result.episodes),
             task_set_hash=result.task_hash,
             cpu_seconds=cpu,
             wall_seconds=wall,

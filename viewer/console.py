@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from turnwise.agents.metrics import Evaluation, failure_classes, rates
+from turnwise.agents.metrics import Evaluation, assurances, failure_classes, rates
 from turnwise.agents.trajectory import Episode, Turn
 from turnwise.envs.types import AgentView, SandboxRecord, TextBlock
 from turnwise.trainer.tracker import Row
@@ -125,6 +125,7 @@ def evaluation_table(result: Evaluation, k: int) -> RenderableType:
         ("turns", f"{sum(turns) / len(turns):.1f} on average" if turns else "–"),
         *([("failures", told(failures))] if failures else []),
         ("ends", told(ends) or "–"),
+        *([("graded", told(graded))] if (graded := assurances(result.episodes)) else []),
         ("left out", told(result.excluded) or "none"),
         ("task set", result.task_hash),
         *([("sandbox", sandbox_line(result.sandbox))] if result.sandbox is not None else []),

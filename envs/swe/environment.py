@@ -8,10 +8,14 @@ in this process alone.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 
+from turnwise.envs.cheat import Cheat
 from turnwise.envs.swe import hand_in, naive, oracle
 from turnwise.envs.swe.bench import Bench, Trial
+from turnwise.envs.swe.cheats.episodes import cheats
 from turnwise.envs.swe.patch import NOTHING, PatchFailed, apply_patch, read_patch
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import owned_files, write_repository
@@ -19,7 +23,7 @@ from turnwise.envs.swe.scaffold import Scaffold
 from turnwise.envs.swe.task import Changes, SweTask, Tree
 from turnwise.envs.swe.tooling import install, spec_for
 from turnwise.envs.tool import milestone, reward
-from turnwise.envs.types import Action, AgentView, EpisodeLimits, Task, text
+from turnwise.envs.types import Action, AgentView, EpisodeLimits, Grade, Task, text
 from turnwise.sandbox.contract import Limits, MiB, SandboxSpec
 
 GUIDE = """You repair a repository. The issue says what is wrong, not where.
@@ -64,6 +68,7 @@ class SweEnv(Scaffold):
         self.given: Changes = {}
         self.latest: tuple[Changes, Trial] | None = None
         self.share = 0.0
+        hand_in.judged_by(self.swe, await self.base_files())
         if not self.swe.verified:
             await self._check_baseline()
         return text(self.swe.issue)
@@ -206,12 +211,16 @@ class SweEnv(Scaffold):
         gained, self.share = share - self.share, share
         return gained
 
-    async def grade(self) -> float:
+    async def grade(self) -> float | Grade:
         """1 for a repair that was submitted and that every hidden test agrees with."""
         if not self.submitted:
             return 0.0
-        repair = await hand_in.collect(self.sandbox, self.swe, await self.base_files())
-        return await hand_in.grade(self.bench, repair) if repair else 0.0
+        return await hand_in.graded(self.sandbox, self.bench, await self.base_files())
+
+    @classmethod
+    def cheats(cls) -> Sequence[Cheat[Any]]:
+        """The catalogue."""
+        return cheats()
 
     # -- demonstrations
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
 
+from turnwise.envs.swe.grading.suite import Assurance, Calibration
 from turnwise.envs.types import EpisodeLimits, Model, Split, Task, TaskPublic, TaskRef, TaskSecret
 
 Tree: TypeAlias = dict[str, bytes]
@@ -83,7 +84,7 @@ class SweLimits(Model):
     def patience(self) -> float:
         """Seconds for one turn's tool, its milestones or the grading: commands and test runs end earlier, so
         that what takes too long is the agent's doing and not the environment's."""
-        return self.command_seconds + 5 * self.test_seconds + 60
+        return self.command_seconds + 5 * self.test_seconds + 300
 
 
 class SweTask(Model):
@@ -119,6 +120,10 @@ class SweTask(Model):
     """Tools answer in single words, for models with a small vocabulary."""
     history: bool = True
     """The repository has a ``.git`` of one commit."""
+    assurance: Assurance | Literal["one-process"] | None = None
+    """How its grade is protected; None for a task that was not admitted, which is graded in one process."""
+    calibration: Calibration | None = None
+    """What admission found out for the grader; None where that is not used."""
     verified: bool = False
     """Its baseline and its reference were checked; otherwise the baseline is when it is first prepared."""
     limits: SweLimits = SweLimits()

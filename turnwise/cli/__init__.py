@@ -14,6 +14,7 @@ from io import TextIOWrapper
 
 import click
 
+from turnwise.cli.audit import audit_command
 from turnwise.cli.compare import compare
 from turnwise.cli.doctor import doctor
 from turnwise.cli.envs import envs
@@ -47,7 +48,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(doctor, envs, tasks, train, sft, compare, evaluate_command, show),
+    *(doctor, envs, tasks, train, sft, compare, evaluate_command, audit_command, show),
     *(rescore, recipes, export, serve, mcp, replay_command, images),
 )
 for command in COMMANDS:

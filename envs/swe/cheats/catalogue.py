@@ -21,7 +21,7 @@ from pydantic import Field
 from turnwise.envs.cheat import Cheat
 from turnwise.envs.swe.grading.machines import REPOSITORY
 from turnwise.envs.swe.grading.rules import Rules, Tree
-from turnwise.envs.types import Model
+from turnwise.envs.types import Model, call
 from turnwise.sandbox.contract import Sandbox
 
 Group = Literal[
@@ -116,7 +116,7 @@ def entries() -> Mapping[str, Entry]:
 def catalogue() -> tuple[Cheat[Desk], ...]:
     """Every cheat, in the order of the file."""
     return tuple(
-        Cheat(name, entry.group, functools.partial(_apply, entry), entry.residue)
+        Cheat(name, entry.group, functools.partial(_apply, entry), entry.residue, call("submit"))
         for name, entry in entries().items()
     )
 

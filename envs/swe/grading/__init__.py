@@ -7,7 +7,7 @@ A suite is made once, with ``calibrate`` or ``choose_assurance``, and looked ove
 """
 
 from turnwise.envs.swe.grading.calibrate import NotCalibrated, calibrate, choose_assurance
-from turnwise.envs.swe.grading.collect import collect
+from turnwise.envs.swe.grading.collect import collect, take
 from turnwise.envs.swe.grading.grade import grade
 from turnwise.envs.swe.grading.lint import Finding, lint
 from turnwise.envs.swe.grading.machines import GradingError, Machines
@@ -36,4 +36,5 @@ __all__ = [
     "collect",
     "grade",
     "lint",
+    "take",
 ]

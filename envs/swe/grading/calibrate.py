@@ -41,8 +41,9 @@ async def calibrate(
 
     Raises :class:`NotCalibrated`, and ``SandboxError`` when machine or judge fail.
     """
-    if clash := sorted(suite.files.keys() & broken_base.keys()):
-        raise NotCalibrated(f"the repository holds its hidden test {clash[0]}")
+    deciding = {name.partition("::")[0] for name in suite.fail_to_pass}
+    if shown := [path for path in sorted(deciding) if broken_base.get(path) == suite.files.get(path)]:
+        raise NotCalibrated(f"the repository holds its hidden test {shown[0]}")
     suite = suite.model_copy(update={"calibration": None})
     right = await _handed_in(suite, broken_base, reference)
     explore = _in_process if suite.assurance == "in-process" else _split

@@ -32,12 +32,10 @@ async def collect(
     """
     if isinstance(tree, Sandbox):
         try:
-            taken = await _take(tree, rules, at)
+            taken = await take(tree, rules, at=at)
         finally:
             await tree.close()
-        if isinstance(taken, Rejection):
-            return taken
-        tree = taken
+        return taken if isinstance(taken, Rejection) else await collect(taken, base, rules)
     found = sift(tree, base, rules)
     if isinstance(found, Rejection):
         return found
@@ -52,11 +50,14 @@ async def collect(
     return found.model_copy(update={"uses": tuple(sorted(new))})
 
 
-async def _take(sandbox: Sandbox, rules: Rules, at: str) -> dict[str, bytes] | Rejection:
-    """Every file below the declared sources, or why they are not what they should be."""
+async def take(sandbox: Sandbox, rules: Rules, *, at: str = "/workspace") -> dict[str, bytes] | Rejection:
+    """Every file below the declared sources, or why they are not what they should be.
+
+    The agent's processes end. Raises ``SandboxError`` when the sandbox has died.
+    """
     files: dict[str, bytes] = {}
     with contextlib.suppress(LimitExceeded, OSError):  # its files are looked at one by one
-        await sandbox.read_tree("/workspace", limit=0)  # ends the agent's processes
+        await sandbox.read_tree(at, limit=0)  # ends the agent's processes
     for source in rules.sources:
         try:
             found = await _take_source(sandbox, source, rules, at)

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from turnwise.envs.swe.grading.rules import Rejection
+from turnwise.envs.swe.grading.rules import Fault, Rejection
 from turnwise.envs.swe.grading.suite import Assurance, Suite
 from turnwise.envs.types import Model
 
@@ -81,10 +81,14 @@ def verdict(
     )
 
 
+MISTAKES = (Fault.SYNTAX, Fault.ENCODING, Fault.MISSING)
+"""What an honest repair may get wrong."""
+
+
 def rejected(rejection: Rejection, suite: Suite) -> Verdict:
     return Verdict(
         score=0.0,
-        reason=Reason.REJECTED,
+        reason=Reason.FAILED if rejection.fault in MISTAKES else Reason.REJECTED,
         assurance=suite.assurance,
         tests=tuple(TestResult(id=name, passed=False) for name in suite.ids),
         notes=(f"{rejection.fault}: {rejection.path}",),

@@ -7,6 +7,7 @@ the place of right ones, each unique in its file; taking them back is the refere
 from __future__ import annotations
 
 import ast
+import json
 from functools import cache
 from importlib import resources
 
@@ -87,10 +88,16 @@ def names_of_tests(path: str, text: str) -> list[str]:
 
 @cache
 def packaged_tasks() -> tuple[SweTask, ...]:
-    """The tasks of all packages."""
+    """The tasks of all packages, as they were admitted."""
+    known = json.loads(resources.files(__package__).joinpath("admitted.json").read_text(encoding="utf-8"))
+    return tuple(SweTask.model_validate(dict(task) | known.get(task.id, {})) for task in bare_tasks())
+
+
+def bare_tasks() -> list[SweTask]:
+    """The tasks of all packages, not admitted."""
     tasks = []
     for name in PACKAGES:
         text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
         package = Package.model_validate(yaml.safe_load(text))
         tasks += [package.task(bug) for bug in package.tasks]
-    return tuple(tasks)
+    return tasks

@@ -21,8 +21,10 @@ import hashlib
 import random
 from dataclasses import dataclass
 
+from turnwise.envs.swe.admission import suite_of
+from turnwise.envs.swe.grading.suite import Calibration
 from turnwise.envs.swe.patch import make_patch
-from turnwise.envs.swe.task import FilesRepository, SweLimits, SweTask
+from turnwise.envs.swe.task import FilesRepository, SweLimits, SweTask, Tree
 from turnwise.envs.types import SPLITS, Split
 
 OPERATORS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "//", "remainder": "%"}
@@ -111,14 +113,14 @@ def small_task(seed: int) -> SweTask:
     beside = [f for f in files[f"{place}.py"] if f is not faulty]
     hidden = f"from {place} import {', '.join(f.name for f in files[f'{place}.py'])}\n"
     hidden += "".join(f.test(INPUTS) for f in files[f"{place}.py"])
-    encode = {path: text.encode() for path, text in broken.items()}
-    return SweTask(
+    base = {path: text.encode() for path, text in repository.items()}
+    task = SweTask(
         id=f"level-1/{split}/{seed & 0xFFFFFFFF}",
         issue=f"{faulty.name} must {faulty.verb}",
         repository=FilesRepository(files=repository),
         split=split,
         module=place,
-        patch=make_patch(encode, {path: text.encode() for path, text in right.items()}),
+        patch=make_patch(base, base | {path: text.encode() for path, text in right.items()}),
         hidden={HIDDEN: hidden},
         fail_to_pass=(f"{HIDDEN}::test_{faulty.name}",),
         pass_to_pass=tuple(f"{HIDDEN}::test_{f.name}" for f in beside),
@@ -131,6 +133,17 @@ def small_task(seed: int) -> SweTask:
         verified=True,
         limits=LIMITS,
     )
+    return _admitted(task, base, place, functions[FILES[0]])
+
+
+def _admitted(task: SweTask, base: Tree, module: str, functions: list[Function]) -> SweTask:
+    """With what calibration would find, which is known of how the tests were written."""
+    suite = suite_of(task, base)
+    assert suite is not None
+    surface = {module: tuple((f.name, "function", ((module, f.name),)) for f in functions)}
+    tests = tuple(f"{HIDDEN}::test_{f.name}" for f in functions)
+    known = Calibration(digest=suite.digest, collected=tests, seeded=(), surface=surface)
+    return SweTask.model_validate(dict(task) | {"assurance": "split", "calibration": known})
 
 
 def _draw(rng: random.Random) -> tuple[dict[str, list[Function]], str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from pydantic import (
     Field,
@@ -20,10 +21,12 @@ from pydantic import (
     model_serializer,
 )
 
+from turnwise.envs.cheat import Cheat
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
 from turnwise.envs.tasks import TaskSet, check_split
 from turnwise.envs.tool import ToolError, milestone, reward, tool
+from turnwise.envs.tools.configdesk.cheats import cheats
 from turnwise.envs.tools.configdesk.generator import LEVELS, draw, generate, sized
 from turnwise.envs.tools.configdesk.problem import (
     Copy,
@@ -243,6 +246,11 @@ class ConfigDesk(Env):
             return 0.0
         frozen = await self.sandbox.read_tree(ROOT)
         return float(frozen == {self.problem.path(name): data for name, data in self.expected.items()})
+
+    @classmethod
+    def cheats(cls) -> Sequence[Cheat[Any]]:
+        """Ways past the check, past the instruction and out of the folder."""
+        return cheats()
 
     # -- demonstrations
 

@@ -1,0 +1,90 @@
+"""Admission: which class of grading a task's hidden tests allow, found out once and kept with the task.
+
+A task whose suite can be calibrated is judged by :mod:`.grading`, split where possible; one whose suite
+cannot (fixtures of the repository's own, sources that are not named, a repository inside an image) is
+graded in one process with the code under test, and its class says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, choose_assurance
+from turnwise.envs.swe.grading.machines import WORKER_LIMITS
+from turnwise.envs.swe.patch import PatchFailed, apply_patch
+from turnwise.envs.swe.problems import ProblemKind, TaskProblem
+from turnwise.envs.swe.repository import owned_files
+from turnwise.envs.swe.task import SweTask, Tree
+from turnwise.sandbox.contract import Backend, MiB, SandboxSpec
+
+
+def machines_for(task: SweTask, backend: Backend) -> Machines:
+    """Where the code of a task runs while it is judged."""
+    limits = replace(WORKER_LIMITS, memory=task.limits.memory_mb * MiB)
+    return Machines(backend, SandboxSpec(limits=limits))
+
+
+def suite_of(task: SweTask, base: Tree) -> Suite | None:
+    """The suite of a task, with the calibration that the task holds; None where it cannot be one."""
+    counted = (*task.fail_to_pass, *task.pass_to_pass)
+    if task.repository.kind == "image" or task.ids == "dotted" or not task.sources:
+        return None
+    hidden = {path: text.encode() for path, text in task.hidden.items()}
+    files = {name.split("::")[0] for name in counted}
+    beside = {path: data for path, data in base.items() if task.is_test(path)}
+    tests = {path: data for path, data in beside.items() if path in files or not _is_tests(path)} | hidden
+    try:
+        return Suite(
+            rules=Rules(sources=task.sources),
+            files=tests,
+            fail_to_pass=task.fail_to_pass,
+            pass_to_pass=tuple(name for name in counted if name not in task.fail_to_pass),
+            assurance=task.assurance if task.assurance not in (None, "one-process") else "split",
+            calibration=task.calibration,
+        )
+    except ValidationError:  # sources that are no packages
+        return None
+
+
+def _is_tests(path: str) -> bool:
+    """Whether a file holds tests, and is no help of theirs."""
+    name = path.rpartition("/")[2]
+    return name.startswith("test_") or name.endswith("_test.py")
+
+
+async def trees(task: SweTask) -> tuple[Tree, Tree]:
+    """The broken repository and the repaired one; empty where they are in an image.
+
+    Raises :class:`~turnwise.envs.swe.problems.TaskProblem` where the reference does not apply.
+    """
+    base, _ = await owned_files(task)
+    try:
+        repaired = {**base, **apply_patch(task.patch, base)} if base else {}
+    except PatchFailed as error:
+        raise TaskProblem(ProblemKind.PATCH, task.id, f"its patch does not apply: {error}") from None
+    return base, {path: data for path, data in repaired.items() if data is not None}
+
+
+async def admit(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:
+    """The task with its class, which is the best that its hidden tests allow.
+
+    ``base`` is the broken repository and ``reference`` the repaired one, whole. Declare
+    ``split-with-edits`` where tests were rewritten to be split. Raises ``SandboxError``.
+    """
+    edited = task.assurance == "split-with-edits"
+    suite = suite_of(_with(task, assurance=None, calibration=None), base)
+    if suite is None:
+        return _with(task, assurance="one-process", calibration=None)
+    try:
+        found = await choose_assurance(suite, reference, base, machines=machines, edited=edited)
+    except NotCalibrated:
+        return _with(task, assurance="one-process", calibration=None)
+    return _with(task, assurance=found.assurance, calibration=found.calibration)
+
+
+def _with(task: SweTask, **fields: Any) -> SweTask:
+    """A changed task, without what was worked out of the old one."""
+    return SweTask.model_validate(dict(task) | fields)
