@@ -1,6 +1,6 @@
 """What the factory keeps on the disk while it works: what came of each bug, so that none is tried twice.
 
-``progress.jsonl`` has a line for each baseline and each bug tried, written when it is known. The tasks are
+``progress.jsonl`` has a line for each baseline, bug tried and task admitted, when it is known. The tasks are
 made of them in the order of the bugs, so a build that was interrupted and goes on ends with the same tasks.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.factory.baseline import Baseline
@@ -71,6 +71,17 @@ class Kept(Model):
     seconds: float
 
 
+class Admitted(Model):
+    """How the task of a bug can be graded."""
+
+    kind: Literal["admitted"] = "admitted"
+    package: str
+    bug: str
+    fields: dict[str, JsonValue]
+    """Of the task: its class, and what the grader needs."""
+    seconds: float
+
+
 class Prepared(Model):
     """A package that is ready, with its repository in a folder."""
 
@@ -98,9 +109,9 @@ class Order(Model):
     seed: int
 
 
-Outcome = Kept | Dropped
-Record = Annotated[Order | Prepared | Kept | Dropped, Field(discriminator="kind")]
-_record: TypeAdapter[Order | Prepared | Kept | Dropped] = TypeAdapter(Record)
+Outcome: TypeAlias = Kept | Dropped
+Record: TypeAlias = Order | Prepared | Kept | Dropped | Admitted
+_record: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
 class Records:
@@ -112,6 +123,7 @@ class Records:
         """By source."""
         self.outcomes: dict[tuple[str, str], Outcome] = {}
         """By package and bug."""
+        self.admitted: dict[tuple[str, str], Admitted] = {}
         found = list(self._read())
         if found and found[0] != order:
             raise UsageError(
@@ -128,7 +140,7 @@ class Records:
             folder.mkdir(parents=True, exist_ok=True)
             self.add(order)
 
-    def _read(self) -> list[Order | Prepared | Kept | Dropped]:
+    def _read(self) -> list[Record]:
         if not self._path.is_file():
             return []
         text = self._path.read_text(encoding="utf-8")
@@ -140,14 +152,16 @@ class Records:
         except (ValidationError, ValueError):
             raise UsageError(f"{self._path} cannot be read; give another folder") from None
 
-    def _take(self, record: Order | Prepared | Kept | Dropped) -> None:
+    def _take(self, record: Record) -> None:
         match record:
             case Prepared():
                 self.prepared[record.source] = record
             case Kept() | Dropped():
                 self.outcomes[record.package, record.bug] = record
+            case Admitted():
+                self.admitted[record.package, record.bug] = record
 
-    def add(self, record: Order | Prepared | Kept | Dropped) -> None:
+    def add(self, record: Record) -> None:
         """Keep a record, on the disk."""
         self._take(record)
         with self._path.open("a", encoding="utf-8") as file:
