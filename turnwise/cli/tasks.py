@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from turnwise.cli.admit import admit
 from turnwise.cli.group import Commands
 
 if TYPE_CHECKING:
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
     from turnwise.envs.swe.factory.report import BuildReport
 
 
-@click.group(cls=Commands, short_help="Build tasks.")
+@click.group(cls=Commands, short_help="Build tasks out of published packages.")
 def tasks() -> None:
-    """Build tasks for environments."""
+    """Build tasks for environments, and find out how they can be graded."""
 
 
 @tasks.group(cls=Commands, short_help="Build tasks of one family.")
 def build() -> None:
     """Build tasks of one family of environments."""
+
+
+tasks.add_command(admit)
 
 
 @build.command("swe", short_help="Software repair, out of published packages.")
@@ -99,7 +103,8 @@ def _show(report: BuildReport, out: Path) -> None:
     if dropped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
         console.print(f"bugs that made no task: {reasons}", soft_wrap=True)
-    console.print(f"{report.tasks:,} tasks in {out}", soft_wrap=True)
+    classes = ", ".join(f"{count:,} {name}" for name, count in report.classes.items())
+    console.print(f"{report.tasks:,} tasks in {out}" + (f": {classes}" if classes else ""), soft_wrap=True)
     if report.tasks:
         next_one = command_line("eval", f"swe/tasks?path={out}", "--policy", "scripted:oracle", "--tasks", 8)
         console.print(f"to see them solved: {next_one}", soft_wrap=True)

@@ -4,7 +4,8 @@
 what became of it, ``progress.jsonl`` what a build that was interrupted goes on from.
 
 Packages are made ready first, since the splits depend on all of them. Then their bugs are tried, some at once
-and taken in their order, so that the number of jobs changes nothing but the time.
+and taken in their order, so that the number of jobs changes nothing but the time. Last, the grader is
+calibrated with each task.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from random import Random
 from typing import TypeAlias
 
 from turnwise.envs.source import SandboxSource
+from turnwise.envs.swe.admission import admit, machines_for, trees
 from turnwise.envs.swe.factory.bugs.bug import Bug
 from turnwise.envs.swe.factory.bugs.find import module_bugs, ordered_bugs
 from turnwise.envs.swe.factory.prepare import limits_for, prepare, read_tree
 from turnwise.envs.swe.factory.problems import PackageFault, PackageProblem
-from turnwise.envs.swe.factory.records import Order, Outcome, Prepared, Records
-from turnwise.envs.swe.factory.report import BuildReport, Refused, package_report
+from turnwise.envs.swe.factory.records import Admitted, Kept, Order, Outcome, Prepared, Records
+from turnwise.envs.swe.factory.report import BuildReport, Refused, counted, package_report
 from turnwise.envs.swe.factory.shelf import Parts, Shelf
 from turnwise.envs.swe.factory.splits import allot
 from turnwise.envs.swe.factory.trial import Package, attempt
 from turnwise.envs.swe.factory.workshop import workshop
 from turnwise.envs.swe.formats import built
+from turnwise.envs.swe.formats.built import BuiltRow
 from turnwise.envs.swe.task import Tree
 from turnwise.envs.types import Split
 
@@ -70,6 +73,7 @@ class Build:
             splits = await asyncio.to_thread(self._splits, ready)
             for prepared, files in ready:
                 await self._fill(self._package(prepared, files, splits))
+            await self._admit()
             finished = True
         finally:
             self._write()
@@ -155,10 +159,8 @@ class Build:
                 task = running[place]
                 shelf.take(bug, None if task is None else task.result())
             self._write()
-            if time.monotonic() - self._spoke > LINE_SECONDS:
-                self._spoke = time.monotonic()
-                tried = len(shelf.kept) + shelf.dropped.total()
-                self._say(f"{package.prepared.package}: {len(shelf.kept)} tasks of {tried} bugs so far")
+            tried = len(shelf.kept) + shelf.dropped.total()
+            self._tell(f"{package.prepared.package}: {len(shelf.kept)} tasks of {tried} bugs so far")
         return stream
 
     async def _attempt(self, package: Package, bug: Bug, parts: Parts) -> Outcome:
@@ -169,30 +171,61 @@ class Build:
             self._records.add(known)
         return known
 
+    # -- how they can be graded
+
+    async def _admit(self) -> None:
+        """Find out each task's class: last, since it takes longest and tasks are of use before."""
+        kept = [each for _, shelf in self._shelves for each in shelf.kept]
+        new = [each for each in kept if (each.package, each.bug) not in self._records.admitted]
+        for first in range(0, len(new), AHEAD * self._jobs):
+            async with asyncio.TaskGroup() as tasks:
+                for each in new[first : first + AHEAD * self._jobs]:
+                    tasks.create_task(self._admitted(each))
+            self._write()
+            self._tell(f"{len(self._records.admitted)} of {len(kept)} tasks have their class of grading")
+
+    async def _admitted(self, kept: Kept) -> None:
+        async with self._slots:
+            started = time.monotonic()
+            task = await asyncio.to_thread(kept.row.to_task, self._out)
+            base, reference = await trees(task)
+            task = await admit(task, base, reference, machines_for(task, await self._sandboxes.backend()))
+        fields = task.model_dump(mode="json", include={"assurance", "calibration"})
+        seconds = round(time.monotonic() - started, 2)
+        self._records.add(Admitted(package=kept.package, bug=kept.bug, fields=fields, seconds=seconds))
+
     # -- what is written
 
+    def _tell(self, words: str) -> None:
+        """Say how far it is, now and then."""
+        if time.monotonic() - self._spoke > LINE_SECONDS:
+            self._spoke = time.monotonic()
+            self._say(words)
+
+    def _rows(self, shelf: Shelf) -> list[BuiltRow]:
+        """The tasks of a shelf, with their class where it is known."""
+        known = [(each.row, self._records.admitted.get((each.package, each.bug))) for each in shelf.kept]
+        return [row if found is None else row.having(found.fields) for row, found in known]
+
     def _write(self) -> None:
-        rows = [each.row.model_dump_json() + "\n" for _, shelf in self._shelves for each in shelf.kept]
-        _replace(self._out / built.FILE, "".join(rows))
+        rows = [row for _, shelf in self._shelves for row in self._rows(shelf)]
+        _replace(self._out / built.FILE, "".join(row.model_dump_json() + "\n" for row in rows))
 
     def _report(self, finished: bool) -> BuildReport:
         packages = [
-            package_report(
-                prepared,
-                shelf.kept,
-                shelf.kinds,
-                shelf.dropped,
-                prepared.seconds + shelf.seconds / self._jobs,
-            )
+            package_report(prepared, self._rows(shelf), shelf, self._jobs)
             for prepared, shelf in self._shelves
         ]
-        splits = sum((Counter(package.splits) for package in packages), Counter[str]())
+        rows = [row for _, shelf in self._shelves for row in self._rows(shelf)]
+        admitting = sum(each.seconds for each in self._records.admitted.values())
         return BuildReport(
             seed=self._order.seed,
             wanted=self._order.tasks,
             finished=finished,
-            tasks=splits.total(),
-            splits=dict(sorted(splits.items())),
+            tasks=len(rows),
+            splits=counted(rows, "split"),
+            classes=counted(rows, "assurance"),
+            admission_seconds=round(admitting / self._jobs, 1),
             packages=tuple(packages),
             refused=tuple(self._refused),
         )

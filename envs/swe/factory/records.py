@@ -27,7 +27,7 @@ class DropReason(StrEnum):
     SURVIVED = "survived"
     """No test notices it."""
     BROAD = "broad"
-    """It breaks more than half of the tests, or none is left that passes."""
+    """It breaks more than half of the tests, or too many."""
     HANG = "hang"
     """The tests do not end in time."""
     STOPPED = "stopped"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from turnwise.envs.swe.factory.problems import PackageFault
-from turnwise.envs.swe.factory.records import DropReason, Kept, Prepared
+from turnwise.envs.swe.factory.records import Prepared
+from turnwise.envs.swe.factory.shelf import Shelf
+from turnwise.envs.swe.formats.built import BuiltRow
 from turnwise.envs.types import Model
 
 
@@ -29,8 +32,10 @@ class PackageReport(Model):
     """Tasks by kind of bug."""
     splits: dict[str, int]
     """Tasks by split."""
+    classes: dict[str, int]
+    """Tasks by how they are graded."""
     seconds: float
-    """To make it ready and to try its bugs, without what was waited for."""
+    """To make it ready and to try its bugs."""
     tasks_per_minute: float
 
 
@@ -51,15 +56,20 @@ class BuildReport(Model):
     finished: bool
     tasks: int
     splits: dict[str, int]
+    classes: dict[str, int]
+    admission_seconds: float
     packages: tuple[PackageReport, ...]
     refused: tuple[Refused, ...]
 
 
-def package_report(
-    prepared: Prepared, kept: list[Kept], kinds: Counter[str], dropped: Counter[DropReason], seconds: float
-) -> PackageReport:
+def counted(rows: Sequence[BuiltRow], field: str) -> dict[str, int]:
+    """How many tasks have each value of a field."""
+    return dict(sorted(Counter(str(row.task.get(field, "unknown")) for row in rows).items()))
+
+
+def package_report(prepared: Prepared, rows: Sequence[BuiltRow], shelf: Shelf, jobs: int) -> PackageReport:
     """Of what became of a package's bugs."""
-    splits = Counter(str(each.row.task.get("split", "test")) for each in kept)
+    seconds = prepared.seconds + shelf.seconds / jobs
     return PackageReport(
         package=prepared.package,
         sdist=prepared.sdist,
@@ -67,11 +77,12 @@ def package_report(
         tests=len(prepared.baseline.tests),
         left_out=prepared.baseline.cut,
         modules=len(prepared.modules),
-        tried=len(kept) + dropped.total(),
-        kept=len(kept),
-        dropped={reason.value: count for reason, count in dropped.most_common()},
-        kinds=dict(kinds.most_common()),
-        splits=dict(sorted(splits.items())),
+        tried=len(rows) + shelf.dropped.total(),
+        kept=len(rows),
+        dropped={reason.value: count for reason, count in shelf.dropped.most_common()},
+        kinds=dict(shelf.kinds.most_common()),
+        splits=counted(rows, "split"),
+        classes=counted(rows, "assurance"),
         seconds=round(seconds, 1),
-        tasks_per_minute=round(60 * len(kept) / seconds, 1) if seconds else 0.0,
+        tasks_per_minute=round(60 * len(rows) / seconds, 1) if seconds else 0.0,
     )

@@ -30,7 +30,9 @@ from turnwise.envs.types import Split
 
 BROAD = 0.5
 """The share of all tests that a bug may break."""
-MOST_KEPT = 100
+MOST_FAILING = 60
+"""Tests that it may break: each runs in a sandbox of its own when a repair is judged."""
+MOST_KEPT = 40
 """Tests of ``pass_to_pass``; where more pass, those of the failing files go first."""
 
 
@@ -84,7 +86,7 @@ async def _task(
     tests = package.prepared.baseline.tests
     failing = tuple(name for name in tests if name not in passed)
     passing = [name for name in tests if name in passed]
-    if not passing or len(failing) > BROAD * len(tests):
+    if not passing or len(failing) > min(MOST_FAILING, BROAD * len(tests)):
         raise _Drop(DropReason.BROAD)
     task = _made(package, bug, broken, run, _in_turns(failing, parts), passing)
     if exposing(task, _given(task, package.files)):

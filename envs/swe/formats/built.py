@@ -46,8 +46,12 @@ class BuiltRow(Model):
             repository=repository,
             change=make_patch({path: files[path] for path in task.overlay}, after),
             hidden=tuple(task.hidden),
-            task=task.model_dump(mode="json", exclude=own, exclude_defaults=True),
+            task=task.model_dump(mode="json", exclude=own, exclude_defaults=True) | {"split": task.split},
         )
+
+    def having(self, fields: dict[str, JsonValue]) -> BuiltRow:
+        """The same with some fields of the task's."""
+        return self.model_copy(update={"task": self.task | fields})
 
     def to_task(self, above: Path) -> SweTask:
         """The task of a row, of a file in ``above``. Raises :class:`TaskProblem`."""
