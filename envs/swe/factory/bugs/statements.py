@@ -34,11 +34,9 @@ def _in_block(source: Source, block: list[ast.stmt], stored: Counter[str]) -> It
                 yield from _branches(source, node, alone=len(block) == 1)
             case ast.Return(value=ast.Tuple(elts=[first, second, *_])):
                 one, two = source.text(first), source.text(second)
-                edits = (
-                    Edit(source.start(first), source.end(first), two),
-                    Edit(source.start(second), source.end(second), one),
-                )
-                yield BugKind.RETURNED, edits
+                if one != two:
+                    there = Edit(source.start(second), source.end(second), one)
+                    yield BugKind.RETURNED, (Edit(source.start(first), source.end(first), two), there)
             case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
                 yield BugKind.RETURNED, (Edit(source.start(value), source.end(value), b"None"),)
         if _can_go(node, stored) and source.stands_alone(node):
