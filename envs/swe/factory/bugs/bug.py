@@ -10,8 +10,10 @@ from enum import StrEnum
 
 
 class BugKind(StrEnum):
-    """What is wrong."""
+    """What is wrong; in this order they take turns."""
 
+    REWRITE = "rewrite"
+    """A function's body is gone and has to be written."""
     COMPARISON = "comparison"
     ARITHMETIC = "arithmetic"
     BOOLEAN = "boolean"
@@ -26,8 +28,6 @@ class BugKind(StrEnum):
     STATEMENT = "statement"
     """A statement is gone."""
     RETURNED = "returned"
-    REWRITE = "rewrite"
-    """A function's body is gone and has to be written."""
     TWO_PLACES = "two_places"
     """Two bugs in two functions of one module."""
 

@@ -184,7 +184,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def order(sdist: Path, bare: Path) -> Order:
     """A package that can be used, after one that cannot."""
-    return Order(sources=(str(bare), str(sdist)), tasks=8, seed=3)
+    return Order(sources=(str(bare), str(sdist)), tasks=6, seed=3)
 
 
 @pytest.fixture(scope="session")

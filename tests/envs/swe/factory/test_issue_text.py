@@ -134,7 +134,7 @@ def test_no_issue_names_file_function_or_patch(bug: Bug, line: int, error: str) 
 def test_a_test_is_cut_wherever_it_is_defined() -> None:
     files = {
         "tests/__init__.py": b"class Mixin:\n    def test_a(self):\n        pass\n",
-        "tests/test_b.py": b"import x\n\n@x.y\n@x.z(\n  1)\ndef test_a():\n  def test_a(): pass\n  pass\n# end\n",
+        "tests/test_b.py": b"import x\n\n@x.y\n@x.z(1)\ndef test_a():\n  def test_a(): pass\n  pass\n# end\n",
         "pkg/test_a.txt": b"def test_a(): pass",
         "pkg/work.py": b"def test_a(): pass\n",
     }
