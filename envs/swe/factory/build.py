@@ -148,16 +148,17 @@ class Build:
     async def _try(self, package: Package, stream: Candidates, shelf: Shelf, wanted: int) -> Candidates:
         """Try bugs until enough are kept; what is left of them."""
         while len(shelf.kept) < wanted and (some := list(islice(stream, AHEAD * self._jobs))):
+            taken = 0
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     None if shelf.crowded(bug) else tasks.create_task(self._attempt(package, bug, parts))
                     for bug, parts in some
                 ]
-            for place, (bug, _) in enumerate(some):
-                if len(shelf.kept) == wanted:
-                    return chain(some[place:], stream)
-                task = running[place]
-                shelf.take(bug, None if task is None else task.result())
+            for (bug, _), task in zip(some, running, strict=True):
+                if len(shelf.kept) < wanted:
+                    shelf.take(bug, None if task is None else task.result())
+                    taken += 1
+            stream = chain(some[taken:], stream)
             self._write()
             tried = len(shelf.kept) + shelf.dropped.total()
             self._tell(f"{package.prepared.package}: {len(shelf.kept)} tasks of {tried} bugs so far")

@@ -55,7 +55,7 @@ def read_failures(output: str, tests: Iterable[str]) -> list[Failure]:
 def _read(test: str, file: str, section: str) -> Failure | None:
     places = _PLACE.findall(section)
     at = [int(line) for path, line, _ in places if path == file]
-    error = tuple(line.rstrip() for line in _ERROR.findall(section))
+    error = tuple(line.strip() for line in _ERROR.findall(section))
     given = _ARGUMENTS.match(section)
     parts = _ARGUMENT.split(given[1]) if given is not None else []
     arguments = {name: value.strip() for name, value in zip(parts[1::2], parts[2::2], strict=True)}
