@@ -85,6 +85,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         ("train quickstart --set model.kind=folder --set model.path=absent", ("absent", "config.json")),
         ("train quickstart --track wandbb", ("'wandbb'", "did you mean 'wandb'", "tensorboard")),
         ("train --resume", ("--run",)),
+        ("audit tools/desk", ("'tools/desk'", "did you mean 'tools/configdesk'")),
+        ("audit tools/configdesk --tasks 0", ("tasks=0",)),
         ("train --resume --run absent", ("'absent'",)),
         ("sft", ("RECIPE", "--from")),
         ("train quickstart --set env=tools/configdesk?level=0", ("level", "0", "1 to 5")),
@@ -209,9 +211,9 @@ def shown(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_help_names_every_command_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, "--help")
-    for name in ("doctor", "envs", "train", "sft", "eval", "show", "recipes", "export"):
+    for name in ("doctor", "envs", "train", "sft", "eval", "audit", "show", "recipes", "export"):
         assert f"\n  {name} " in out
-    for name in ("train", "sft", "eval", "show", "export", "envs", "recipes"):
+    for name in ("train", "sft", "eval", "audit", "show", "export", "envs", "recipes"):
         assert f"turnwise {name}" in shown(capsys, name, "--help").partition("Examples:")[2]
 
 
@@ -239,6 +241,24 @@ def test_recipes_list_and_explain_themselves(capsys: pytest.CaptureFixture[str],
     assert Recipe.load(tmp_path / "mine.yaml") == Recipe.load("quickstart")
     schema = json.loads(shown(capsys, "recipes", "show", "quickstart", "--schema"))
     assert schema["properties"]["steps"]["description"]
+
+
+def test_a_dry_run_says_what_would_be_done_and_what_is_lacking(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = shown(capsys, "train", "quickstart", "--dry-run")
+    for line in (
+        r"a step +16 tasks × 8 = 128 episodes",
+        r"training +30 steps",
+        r"verdict .* can be trained here",
+    ):
+        assert re.search(line, out), line
+    out = shown(capsys, "train", "swe-gated-7b", "--dry-run")
+    assert re.search(r"lacks here +recipe swe-gated-7b: model.path=", out)
+    assert re.search(r"verdict +the recipe is sound *$", out, re.MULTILINE)
+    refused(capsys, "train", "quickstart", "--dry-run", "--set", "credit=[returns]")
+    assert not list(tmp_path.iterdir())
 
 
 def test_eval_measures_a_policy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,28 +74,57 @@ class Plan:
 
 def prepare(recipe: Recipe) -> Plan:
     """Check everything that needs no work. Raises ``UsageError``."""
+    plan = read(recipe)
+    for check in CHECKS:
+        check(plan)
+    return plan
+
+
+def read(recipe: Recipe) -> Plan:
+    """Check what the recipe alone says. Raises ``UsageError``."""
     env = recipe.env.make()
-    pipeline = recipe.pipeline(base_columns(env.milestone_names(), env.channels()))
+    return Plan(recipe, env, recipe.pipeline(base_columns(env.milestone_names(), env.channels())))
+
+
+def lacking(plan: Plan) -> list[str]:
+    """What a run of the plan would need and this machine does not have, a line each."""
+    lines = []
+    for check in CHECKS:
+        try:
+            check(plan)
+        except UsageError as error:
+            lines.append(str(error))
+    return lines
+
+
+def _check_tasks(plan: Plan) -> None:
+    recipe = plan.recipe
     for split in (recipe.evaluate.split, "test"):
-        size = len(env.task_set(split))
+        size = len(plan.env.task_set(split))
         if recipe.evaluate.tasks > size:
             raise UsageError(
                 f"recipe {recipe.name}: evaluate.tasks={recipe.evaluate.tasks}, but split {split!r} of "
                 f"{recipe.env} has {size} tasks"
             )
+
+
+def _check_device(plan: Plan) -> None:
     try:
-        resolve_device(recipe.device)
+        resolve_device(plan.recipe.device)
     except ValueError as error:
-        raise UsageError(f"recipe {recipe.name}: {error}") from None
-    _check_model(recipe)
-    if env.sandbox_spec is not None and recipe.backend != "auto":
+        raise UsageError(f"recipe {plan.recipe.name}: {error}") from None
+
+
+def _check_backend(plan: Plan) -> None:
+    recipe = plan.recipe
+    if plan.env.sandbox_spec is not None and recipe.backend != "auto":
         probe = load(recipe.backend).probe()
         if not probe.available:
             raise UsageError(f"recipe {recipe.name}: backend {recipe.backend!r} does not run: {told(probe)}")
-    return Plan(recipe, env, pipeline)
 
 
-def _check_model(recipe: Recipe) -> None:
+def _check_model(plan: Plan) -> None:
+    recipe = plan.recipe
     match recipe.model:
         case FolderModel(path=path):
             if not (Path(path) / "config.json").is_file():
@@ -107,6 +136,9 @@ def _check_model(recipe: Recipe) -> None:
                     f"recipe {recipe.name}: model: hidden_size={size}, heads={heads}, kv_heads={kv_heads}: "
                     "kv_heads must divide heads, and a head's size, hidden_size / heads, must be even"
                 )
+
+
+CHECKS = (_check_tasks, _check_device, _check_model, _check_backend)
 
 
 @dataclass(slots=True)

@@ -83,9 +83,7 @@ class OpenEnv:
 
     def _handler(self, mount: Mount, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.Response:
-            caller = ANYONE if route.who == "everyone" else self._caller(request)
-            if caller.role == "agent" and route.who == "trainer":
-                raise Refusal(Code.FORBIDDEN, "an agent may not call this")
+            caller = ANYONE if route.who == "everyone" else self._player(request, route.who == "trainer")
             name = request.match_info.get("env_name", mount.offer.name)
             if name.lower() != mount.offer.name.lower():
                 raise HttpFailure(HTTPStatus.NOT_FOUND, f"unknown environment {name!r}")
@@ -95,9 +93,17 @@ class OpenEnv:
 
         return handle
 
+    def _player(self, request: web.Request, trainer: bool = False) -> Principal:
+        """Who sent a request: the trainer or, unless it is for that alone, an agent. Others have no part in
+        this protocol. Raises :class:`Refusal`."""
+        caller = self._caller(request)
+        if caller.role != "trainer" and (trainer or caller.role != "agent"):
+            raise Refusal(Code.FORBIDDEN, f"{caller.role}: this role may not call it")
+        return caller
+
     def _connector(self, mount: Mount, kind: type[Socket]) -> Handler:
         async def connect(request: web.Request) -> web.StreamResponse:
-            caller = self._caller(request)
+            caller = self._player(request)
             if len(self._sockets) >= SPARE + 4 * self._service.roster.sessions:
                 raise Refusal(Code.BUSY, f"{len(self._sockets)} clients are connected")
             socket = web.WebSocketResponse(

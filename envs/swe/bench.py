@@ -6,9 +6,11 @@ recycled afterwards. A trial's result depends on task and changes alone, so it i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from turnwise.envs.source import Preparation, SandboxSource
 from turnwise.envs.swe.repository import lay, read_files
@@ -46,6 +48,8 @@ class Trial:
 
 
 _trials: OrderedDict[tuple[str, str], Trial] = OrderedDict()
+_turns: WeakValueDictionary[tuple[int, str, str], asyncio.Lock] = WeakValueDictionary()
+"""Episodes of a group try the same at the same time: one does, the others wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +64,15 @@ class Bench:
     async def trial(self, changes: Changes) -> Trial:
         """Run every test there is on the repository with these changes of its sources."""
         key = self.task.digest, digest(changes)
-        if key in _trials:
-            _trials.move_to_end(key)
-            return _trials[key]
-        trial = await self._trial(changes)
-        if not trial.timed_out:  # which a busy machine may have a part in
-            _trials[key] = trial
-            while len(_trials) > REMEMBERED:
-                _trials.popitem(last=False)
+        async with _turns.setdefault((id(asyncio.get_running_loop()), *key), asyncio.Lock()):
+            if key in _trials:
+                _trials.move_to_end(key)
+                return _trials[key]
+            trial = await self._trial(changes)
+            if not trial.timed_out:  # which a busy machine may have a part in
+                _trials[key] = trial
+                while len(_trials) > REMEMBERED:
+                    _trials.popitem(last=False)
         return trial
 
     async def _trial(self, changes: Changes) -> Trial:

@@ -84,12 +84,12 @@ async def _judged(suite: Suite, bench: Bench, submission: Submission | Rejection
     async with _turns.setdefault(loop, asyncio.Semaphore(os.cpu_count() or 1)):
         if isinstance(submission, Rejection) or suite.seeded:
             return await grade(suite, base, submission, machines=machines)
-        key = suite.calibrated.digest, digest(dict(submission.files))
-        if key not in _verdicts:
-            _verdicts[key] = await grade(suite, base, submission, machines=machines)
-            while len(_verdicts) > REMEMBERED:
-                _verdicts.popitem(last=False)
-        return _verdicts[key]
+        key = bench.task.digest, digest(dict(submission.files))
+        verdict = _verdicts.get(key) or await grade(suite, base, submission, machines=machines)
+        _verdicts[key] = verdict
+        while len(_verdicts) > REMEMBERED:
+            _verdicts.popitem(last=False)
+        return verdict
 
 
 async def _in_one_process(sandbox: Sandbox, bench: Bench, base: Tree) -> Grade:

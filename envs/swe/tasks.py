@@ -22,7 +22,10 @@ from turnwise.envs.types import SPLITS, Model, Task
 class TasksOptions(Model):
     """Where the tasks are."""
 
-    path: str = Field(default="", description="a .jsonl, .json or .parquet file, a folder, or hub:OWNER/NAME")
+    path: str = Field(
+        default="",
+        description="a .jsonl, .json or .parquet file, a folder, or hub:OWNER/NAME; several with commas",
+    )
     format: str | None = Field(
         default=None,
         description="swe-bench, swe-gym, r2e-gym, swe-smith, turnwise or built; told by the columns",
@@ -45,14 +48,18 @@ class SweTasks(SweEnv):
         checked = check_split(split)
         if not self.options.path:
             raise UsageError("swe/tasks: say where the tasks are, as in swe/tasks?path=FOLDER")
-        loaded = load_tasks(self.options.path, kind=self.options.format, places=self._places())
-        listed = [task for task in loaded.tasks if task.split == checked]
+        places = self._places()
+        loaded = [load_tasks(path, kind=self.options.format, places=places) for path in self._paths()]
+        listed = [task for one in loaded for task in one.tasks if task.split == checked]
         base = SPLITS.index(checked) << 32
 
         def make(index: int, env: str) -> Task:
             return listed[index].task(env, base + index)
 
         return TaskSet(checked, len(listed), make)
+
+    def _paths(self) -> list[str]:
+        return [path for path in self.options.path.split(",") if path]
 
     def _places(self) -> Places:
         if self.options.repositories is None:

@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe; repeatable.")
 @click.option("--run", type=click.Path(path_type=Path), help="Its folder; runs/RECIPE-TIME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --run from its newest checkpoint.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the recipe, say what it would do and what it lacks here."
+)
 @click.option("--track", multiple=True, metavar="NAME", help="Also log to tensorboard, wandb or mlflow.")
 def train(
-    recipe: str | None, settings: tuple[str, ...], run: Path | None, resume: bool, track: tuple[str, ...]
+    recipe: str | None,
+    settings: tuple[str, ...],
+    run: Path | None,
+    resume: bool,
+    dry_run: bool,
+    track: tuple[str, ...],
 ) -> None:
     """Train RECIPE: a name from `turnwise recipes`, or a path that ends in .yaml.
 
@@ -33,6 +41,7 @@ def train(
     Examples:
       turnwise train quickstart
       turnwise train quickstart --set seed=3 --set rollout.group=16
+      turnwise train swe-gated-7b --dry-run
       turnwise train --resume --run runs/a
     """
     from turnwise.cli.running import default_folder, follow
@@ -40,6 +49,9 @@ def train(
     from turnwise.viewer import report
 
     chosen = choose_recipe(recipe, settings, run, resume)
+    if dry_run:
+        show_plan(chosen)
+        return
     folder = run or default_folder(chosen.name)
     others = open_later(track, folder)
 
@@ -49,6 +61,34 @@ def train(
 
     title = f"{chosen.name} on {chosen.env}, seed {chosen.seed}, in {folder}"
     follow(start, folder, title, chosen.steps)
+
+
+def show_plan(recipe: Recipe) -> None:
+    """Say what a recipe would do, and what it lacks here. Raises ``UsageError`` where it is wrong."""
+    from turnwise.trainer.setup import lacking, read
+    from turnwise.viewer.console import make_console, pairs
+
+    plan = read(recipe)
+    rollout, missing = recipe.rollout, lacking(plan)
+    episodes = rollout.tasks * rollout.group
+    lines = [
+        ("recipe", f"{recipe.name}, seed {recipe.seed}"),
+        ("environment", str(recipe.env)),
+        ("model", recipe.model.path if recipe.model.kind == "folder" else "made from nothing"),
+        ("credit", " → ".join(stage.kind for stage in recipe.credit)),
+        (
+            "a step",
+            f"{rollout.tasks} tasks × {rollout.group} = {episodes:,} episodes, {recipe.loss.kind} loss",
+        ),
+        ("training", f"{recipe.steps:,} steps, {episodes * recipe.steps:,} episodes"),
+        (
+            "held out",
+            f"{recipe.evaluate.tasks} tasks of {recipe.evaluate.split}, every {recipe.evaluate.every} steps",
+        ),
+        *(("lacks here", line) for line in missing),
+        ("verdict", "the recipe is sound" + ("" if missing else ", and can be trained here")),
+    ]
+    make_console().print(pairs(lines))
 
 
 def choose_recipe(name: str | None, settings: Sequence[str], run: Path | None, resume: bool) -> Recipe:

@@ -124,7 +124,7 @@ class Build:
             files=files,
             splits={path: splits[f"{prepared.name}:{path}"] for path in prepared.modules},
             seed=self._order.seed,
-            shop=workshop(folder.resolve(), self._sandboxes, limits).within(max(5.0, 6 * seconds)),
+            shop=workshop(folder.resolve(), self._sandboxes, limits).within(max(10.0, 6 * seconds)),
             limits=limits,
         )
 

@@ -14,12 +14,16 @@ import contextlib
 import json
 import posixpath
 import sys
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 from turnwise.envs.swe.grading.rules import Fault, Rejection, Rules, Submission, Tree, sift
 from turnwise.sandbox.contract import LimitExceeded, Sandbox
 
 PARSE_SECONDS = 60.0
+REMEMBERED = 1024
+REMEMBERED_BYTES = 16 << 20
 
 
 async def collect(
@@ -40,13 +44,12 @@ async def collect(
     if isinstance(found, Rejection):
         return found
     changed = {path: data for path, data in found.files.items() if base.get(path) != data}
-    parsed = await _parsed(changed)
-    if bad := [path for path in changed if path not in parsed]:
+    usual = {path: base[path] for path in changed if path in base}
+    uses = await _uses([*changed.values(), *usual.values()])
+    if bad := [path for path, data in changed.items() if data not in uses]:
         return Rejection(fault=Fault.SYNTAX, path=bad[0])
-    usual = await _parsed({path: data for path, data in base.items() if path in changed})
-    new = {use for found in parsed.values() for use in found} - {
-        use for found in usual.values() for use in found
-    }
+    before = {use for data in usual.values() for use in uses.get(data, ())}
+    new = {use for data in changed.values() for use in uses[data]} - before
     return found.model_copy(update={"uses": tuple(sorted(new))})
 
 
@@ -120,8 +123,26 @@ async def _walk(sandbox: Sandbox, at: str, source: str, rules: Rules) -> Rejecti
     return None
 
 
+_known: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
+"""What files use that are Python, by what is in them."""
+
+
+async def _uses(files: Iterable[bytes]) -> dict[bytes, tuple[str, ...]]:
+    """What each file uses that is Python (see :mod:`.parse`)."""
+    uses = {data: _known[data] for data in files if data in _known}
+    if unknown := [data for data in dict.fromkeys(files) if data not in uses]:
+        parsed = await _parsed({str(number): data for number, data in enumerate(unknown)})
+        uses |= {data: tuple(parsed[str(n)]) for n, data in enumerate(unknown) if str(n) in parsed}
+    for data, found in uses.items():
+        _known[data] = found
+        _known.move_to_end(data)
+    while len(_known) > REMEMBERED or sum(map(len, _known)) > REMEMBERED_BYTES:
+        _known.popitem(last=False)
+    return uses
+
+
 async def _parsed(files: Tree) -> dict[str, list[str]]:
-    """The files that are Python, and what they use (see :mod:`.parse`)."""
+    """The files that are Python, and what they use."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", "-B", Path(__file__).with_name("parse.py"),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,

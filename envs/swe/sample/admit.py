@@ -25,7 +25,10 @@ async def main() -> None:
             admitted = await admit(task, base, reference, machines_for(task, running))
             print(f"{task.id}: {admitted.assurance}", flush=True)
             found[task.id] = admitted.model_dump(mode="json", include={"assurance", "calibration"})
-    ADMITTED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(known, separators=(',', ':'))}" for name, known in found.items()
+    ]
+    ADMITTED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from turnwise.envs.env import Env
 from turnwise.envs.registry import register
 from turnwise.envs.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
+from turnwise.envs.tokens import Tokens
 from turnwise.envs.tool import ToolError, milestone, tool
 from turnwise.envs.types import AgentView, EpisodeLimits, ImageBlock, Task, TaskSecret, TextBlock, text
 
@@ -208,7 +209,9 @@ def serve() -> Serve:
     """Starts a server of some environments."""
 
     @asynccontextmanager
-    async def start(*envs: str, token: str | None = None, sessions: int = 8) -> AsyncIterator[Served]:
+    async def start(
+        *envs: str, token: str | Tokens | None = None, sessions: int = 8
+    ) -> AsyncIterator[Served]:
         Abacus.waiting, Abacus.go_on = asyncio.Event(), asyncio.Event()
         names = envs or ("test/abacus",)
         async with (

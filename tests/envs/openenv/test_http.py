@@ -9,6 +9,8 @@ import pytest
 from aiohttp import WSServerHandshakeError
 
 from turnwise import connect
+from turnwise.envs.tokens import Tokens
+from turnwise.envs.wire import Role
 
 TOKEN = "the-trainers-own-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -164,6 +166,21 @@ async def test_with_a_token_the_trainer_alone_resets(serve: Any) -> None:
             assert (await served.get("/metadata", **headers))[0] == 200
             async with served.wire(**headers) as wire:
                 assert (await wire.ask("reset"))["type"] == "observation"
+
+
+@pytest.mark.parametrize("role", ["grader", "admin"])
+async def test_who_neither_trains_nor_acts_has_no_part_in_it(serve: Any, role: Role) -> None:
+    async with serve(token=Tokens.of({"trainer": TOKEN, role: "another-token"})) as served:
+        other = {"Authorization": "Bearer another-token"}
+        assert (await served.get("/health", **other))[0] == 200
+        assert (await served.get("/metadata", **other))[0] == 403
+        for path in ("/reset", "/step", "/mcp"):
+            assert (await served.post(path, {}, **other))[0] == 403
+        for path in ("/ws", "/mcp"):
+            with pytest.raises(WSServerHandshakeError) as refused:
+                async with served.wire(path, **other):
+                    pass
+            assert refused.value.status == 403
 
 
 async def test_an_agent_steps_its_session_and_sees_no_reward(serve: Any) -> None:

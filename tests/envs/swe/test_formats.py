@@ -14,6 +14,7 @@ from pyarrow import parquet
 from turnwise.agents.evaluate import evaluate
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.registry import EnvSpec
 from turnwise.envs.swe.formats import load_tasks
 from turnwise.envs.swe.formats.places import Places
 from turnwise.envs.swe.patch import make_patch
@@ -210,6 +211,8 @@ async def test_folders_are_played_and_solved(tmp_path: Path) -> None:
     env = f"swe/tasks?path={tmp_path / 'tasks'}"
     assert (await evaluate(env, "scripted:oracle", tasks=1, concurrency=1)).success == 1.0
     assert (await evaluate(env, "scripted:oracle", split="train", tasks=1, concurrency=1)).success == 1.0
+    several = f"swe/tasks?path={tmp_path / 'tasks' / 'double'},{tmp_path / 'tasks' / 'twice'}"
+    assert [len(EnvSpec.parse(several).make().task_set(split)) for split in ("train", "test")] == [1, 1]
     with pytest.raises(UsageError, match=r"split 'validation' of .* has 0"):
         await evaluate(env, "scripted:oracle", split="validation", tasks=1)
     async with LocalEnvs() as envs:

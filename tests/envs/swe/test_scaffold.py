@@ -151,7 +151,9 @@ async def test_several_calls_of_a_turn_are_carried_out_in_order(make, open_task)
             ToolCall(name="submit"),
         )
         step = await session.step(CallAction(calls=calls))
-        assert step.view.text == "calc.py was changed\n    2      return x + x\nsubmitted"
+        assert (
+            step.view.text == "calc.py was changed\n    2      return x + x\nsubmitted\nthe hidden tests pass"
+        )
         assert step.end is EndReason.SUBMITTED
         assert session.score == 1.0
 
