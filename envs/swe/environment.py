@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,7 +21,7 @@ from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import owned_files, write_repository
 from turnwise.envs.swe.scaffold import Scaffold
 from turnwise.envs.swe.task import Changes, SweTask, Tree
-from turnwise.envs.swe.tooling import install
+from turnwise.envs.swe.tooling import install, spec_for
 from turnwise.envs.tool import milestone, reward
 from turnwise.envs.types import Action, AgentView, EpisodeLimits, Grade, Task, text
 from turnwise.sandbox.contract import Limits, MiB, SandboxSpec
@@ -50,15 +49,7 @@ class SweEnv(Scaffold):
 
     def sandbox_for(self, task: Task) -> SandboxSpec:
         """The limits of the task's, on the root of its image."""
-        swe = SweTask.model_validate(task.secret.data)
-        limits = Limits(
-            memory=swe.limits.memory_mb * MiB,
-            disk=swe.limits.disk_mb * MiB,
-            file_size=swe.limits.disk_mb * MiB,
-            output=4 * MiB,
-        )
-        root = Path(swe.repository.root) if swe.repository.kind == "image" else None
-        return SandboxSpec(limits=limits, root=root)
+        return spec_for(SweTask.model_validate(task.secret.data))
 
     def preparation(self, task: Task) -> str:
         """Tasks with the same repository and answer start from the same snapshot."""

@@ -157,7 +157,12 @@ def make_patch(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
         if old == new:
             continue
         names = (f"a/{path}" if old is not None else NOTHING, f"b/{path}" if new is not None else NOTHING)
-        one, two = ((side or b"").decode().splitlines(keepends=True) for side in (old, new))
+        one, two = (_lines(side or b"") for side in (old, new))
         for line in difflib.unified_diff(one, two, *names):
             parts.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
     return "".join(parts)
+
+
+def _lines(data: bytes) -> list[str]:
+    """As :func:`read_patch` takes lines: text has more characters that end one."""
+    return [line.decode() for line in data.splitlines(keepends=True)]

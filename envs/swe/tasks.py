@@ -27,7 +27,8 @@ class TasksOptions(Model):
         description="a .jsonl, .json or .parquet file, a folder, or hub:OWNER/NAME; several with commas",
     )
     format: str | None = Field(
-        default=None, description="swe-bench, swe-gym, r2e-gym, swe-smith or turnwise; told by the columns"
+        default=None,
+        description="swe-bench, swe-gym, r2e-gym, swe-smith, turnwise or built; told by the columns",
     )
     repositories: str | None = Field(
         default=None, description="a folder with the files of each row's base commit, by the row's id"

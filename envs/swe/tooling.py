@@ -13,13 +13,25 @@ from turnwise.envs.swe.pytest_files import OLDEST_PYTHON, SITE
 from turnwise.envs.swe.repository import write_all
 from turnwise.envs.swe.task import SweTask
 from turnwise.envs.swe.testing import environment, program_files
-from turnwise.sandbox.contract import Sandbox
+from turnwise.sandbox.contract import Limits, MiB, Sandbox, SandboxSpec
 
 _COMPILE_SECONDS = 120.0
 _compiled: dict[Path | None, dict[str, bytes]] = {}
 """By the root of the sandbox."""
 _able: set[Path | None] = set()
 """Roots whose Python was found to be new enough."""
+
+
+def spec_for(task: SweTask) -> SandboxSpec:
+    """The sandbox that a task's repository is worked on in: its limits, on the root of its image."""
+    limits = Limits(
+        memory=task.limits.memory_mb * MiB,
+        disk=task.limits.disk_mb * MiB,
+        file_size=task.limits.disk_mb * MiB,
+        output=4 * MiB,
+    )
+    root = Path(task.repository.root) if task.repository.kind == "image" else None
+    return SandboxSpec(limits=limits, root=root)
 
 
 async def install(sandbox: Sandbox, task: SweTask) -> None:

@@ -30,6 +30,7 @@ from turnwise.cli.rescore import rescore
 from turnwise.cli.serve import serve
 from turnwise.cli.sft import sft
 from turnwise.cli.show import show
+from turnwise.cli.tasks import tasks
 from turnwise.cli.train import train
 
 
@@ -47,7 +48,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(doctor, envs, train, sft, compare, evaluate_command, audit_command, show),
+    *(doctor, envs, tasks, train, sft, compare, evaluate_command, audit_command, show),
     *(rescore, recipes, export, serve, mcp, replay_command, images),
 )
 for command in COMMANDS:

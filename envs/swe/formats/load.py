@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from turnwise.envs.errors import UsageError, invalid, unknown
+from turnwise.envs.swe.formats import built
+from turnwise.envs.swe.formats.built import BuiltRow
 from turnwise.envs.swe.formats.files import HUB, read_rows
 from turnwise.envs.swe.formats.folder import is_task, read_folder
 from turnwise.envs.swe.formats.places import Places, check_patch
@@ -36,8 +38,11 @@ ROWS: dict[str, type[BaseModel]] = {
     "swe-smith": SweSmithRow,
 }
 TURNWISE = "turnwise"
-"""Rows that are tasks as they are, written by ``turnwise tasks build``."""
-FORMATS = (*ROWS, TURNWISE)
+"""Rows that are tasks as they are."""
+BUILT = "built"
+"""Rows that ``turnwise tasks build`` writes."""
+OWN: dict[str, type[SweTask | BuiltRow]] = {TURNWISE: SweTask, BUILT: BuiltRow}
+FORMATS = (*ROWS, *OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,9 @@ def load_tasks(path: str, *, kind: str | None = None, places: Places | None = No
         raise unknown("format", kind, FORMATS)
     if not path.startswith(HUB) and not Path(path).exists():
         raise UsageError(f"tasks {path!r}: there is no such file or folder")
+    rows = Path(path, built.FILE)
+    if not path.startswith(HUB) and rows.is_file():
+        path = str(rows)
     return _load(path, kind, places or Places(), 0 if path.startswith(HUB) else Path(path).stat().st_mtime_ns)
 
 
@@ -102,14 +110,20 @@ def _task(candidate: Path | Mapping[str, Any], path: str, kind: str | None, plac
     if kind is None:
         known = ", ".join(FORMATS)
         raise TaskProblem(ProblemKind.ROW, name, f"its columns are of no known format ({known})")
-    model = ROWS.get(kind, SweTask)
+    model = {**ROWS, **OWN}[kind]
     try:
         row: Any = model.model_validate(candidate)
     except ValidationError as error:
         raise TaskProblem(ProblemKind.ROW, name, str(invalid(kind, error, model))) from None
     except ValueError as error:
         raise TaskProblem(ProblemKind.ROW, name, f"{kind}: {error}") from None
-    return _own(row, Path(path)) if isinstance(row, SweTask) else row.to_task(places)
+    match row:
+        case SweTask():
+            return _own(row, Path(path))
+        case BuiltRow():
+            return row.to_task(Path(path).parent)
+    task: SweTask = row.to_task(places)
+    return task
 
 
 def recognise(row: Mapping[str, Any]) -> str | None:
@@ -117,6 +131,8 @@ def recognise(row: Mapping[str, Any]) -> str | None:
     columns = row.keys()
     if {"repository", "fail_to_pass"} <= columns:
         return TURNWISE
+    if {"change", "task"} <= columns:
+        return BUILT
     if {"docker_image", "expected_output_json"} <= columns:
         return "r2e-gym"
     if {"image_name", "FAIL_TO_PASS"} <= columns and "test_patch" not in columns:
