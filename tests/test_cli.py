@@ -85,6 +85,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         ("train quickstart --set model.kind=folder --set model.path=absent", ("absent", "config.json")),
         ("train quickstart --track wandbb", ("'wandbb'", "did you mean 'wandb'", "tensorboard")),
         ("train --resume", ("--run",)),
+        ("tasks admit absent --out rows.jsonl", ("'absent'", "no such file")),
+        ("tasks admit absent", ("--out",)),
         ("audit tools/desk", ("'tools/desk'", "did you mean 'tools/configdesk'")),
         ("audit tools/configdesk --tasks 0", ("tasks=0",)),
         ("train --resume --run absent", ("'absent'",)),

@@ -60,7 +60,8 @@ async def _admit(tasks: Sequence[SweTask], jobs: int, backend: str | None) -> li
     from turnwise.envs.swe.admission import admit, machines_for, trees
     from turnwise.envs.swe.problems import TaskProblem
 
-    room, found = asyncio.Semaphore(jobs), list[SweTask | None]([None] * len(tasks))
+    room = asyncio.Semaphore(jobs)
+    found: dict[int, SweTask] = {}
 
     async def one(place: int, task: SweTask) -> None:
         async with room:
@@ -78,7 +79,7 @@ async def _admit(tasks: Sequence[SweTask], jobs: int, backend: str | None) -> li
         async with asyncio.TaskGroup() as group:
             for place, task in enumerate(tasks):
                 group.create_task(one(place, task))
-    return [task for task in found if task is not None]
+    return [found[place] for place in sorted(found)]
 
 
 def _relative(task: SweTask, folder: Path) -> SweTask:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.envs.swe.conftest import BROKEN, Make, Open
+from turnwise.cli import run
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.session import EpisodeFailed, Session
 from turnwise.envs.swe.admission import admit, machines_for, suite_of, trees
@@ -143,3 +148,25 @@ async def test_what_level_1_says_of_its_tests_is_what_calibration_finds(envs: Lo
     functions = tuple(entry for entry in found.surface[task.module] if entry[1] == "function")
     assert {task.module: functions} == task.calibration.surface
     assert (found.digest, found.collected) == (task.calibration.digest, task.calibration.collected)
+
+
+def test_admitted_rows_can_be_moved_and_played(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, make: Make
+) -> None:
+    task = make(sources=("calc.py",), verified=False)
+    assert task.repository.kind == "files"
+    for path, content in task.repository.files.items():
+        (tmp_path / "one/repo" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "one/repo" / path).write_text(content)
+    row = task.model_dump(mode="json") | {"repository": {"kind": "folder", "path": "repo"}}
+    bad = row | {"id": "bad", "patch": task.patch.replace("x + 1", "x + 7")}
+    (tmp_path / "one/rows.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(bad)}\n")
+    out = tmp_path / "one/admitted.jsonl"
+    assert run(["tasks", "admit", str(tmp_path / "one/rows.jsonl"), "--out", str(out)]) == 0
+    assert re.search(r"1 split\n1 tasks in .*, 1 left out", capsys.readouterr().out)
+    (tmp_path / "one").rename(tmp_path / "two")
+    env = f"swe/tasks?path={tmp_path / 'two/admitted.jsonl'}"
+    assert run(["eval", env, "--policy", "scripted:oracle", "--tasks", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"success +100%", shown)
+    assert re.search(r"graded +1 split", shown)
