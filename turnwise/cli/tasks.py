@@ -55,7 +55,7 @@ def build_swe(
     Examples:
       turnwise tasks build swe --from toolz==1.0.0 --from parse==1.20.2 --out tasks
       turnwise tasks build swe --from ./mine-1.0.tar.gz --out tasks --tasks 10 --seed 3
-      turnwise eval 'swe/tasks?path=tasks' --policy scripted:oracle --tasks 8
+      turnwise eval 'swe/tasks?path=tasks' --policy scripted:oracle --split train --tasks 8
     """
     import asyncio
     import os
@@ -106,5 +106,8 @@ def _show(report: BuildReport, out: Path) -> None:
     classes = ", ".join(f"{count:,} {name}" for name, count in report.classes.items())
     console.print(f"{report.tasks:,} tasks in {out}" + (f": {classes}" if classes else ""), soft_wrap=True)
     if report.tasks:
-        next_one = command_line("eval", f"swe/tasks?path={out}", "--policy", "scripted:oracle", "--tasks", 8)
-        console.print(f"to see them solved: {next_one}", soft_wrap=True)
+        split, count = max(report.splits.items(), key=lambda item: item[1])
+        words = ["--policy", "scripted:oracle", "--split", split, "--tasks", min(8, count)]
+        console.print(
+            f"to see them solved: {command_line('eval', f'swe/tasks?path={out}', *words)}", soft_wrap=True
+        )

@@ -40,7 +40,7 @@ async def find_baseline(layout: Layout, shop: Workshop, package: str) -> tuple[B
     """The baseline, and the repository that is left. Raises :class:`PackageProblem`."""
     shop = shop.within(SECONDS)
     files, tests, cut, before = dict(layout.files), list(layout.tests), 0, dict[str, bool]()
-    seen: set[str] = set()
+    seen, why = set[str](), ""
     for _ in range(ROUNDS):
         started = time.monotonic()
         run = await shop.run(_changes(layout.files, files), tests)
@@ -50,6 +50,7 @@ async def find_baseline(layout: Layout, shop: Workshop, package: str) -> tuple[B
         wrong = [name for name, passed in run.outcomes.items() if not passed]
         if before and not wrong:
             wrong = sorted(before.keys() ^ run.outcomes.keys())
+        why = why or _why(run)
         if not run.outcomes or not tests:
             break
         if not wrong:
@@ -60,7 +61,7 @@ async def find_baseline(layout: Layout, shop: Workshop, package: str) -> tuple[B
         gone = _leave_out(files, wrong, seen)
         tests = [path for path in tests if path in files]
         cut, before = cut + gone, {}
-    raise PackageProblem(PackageFault.NO_BASELINE, package, f"none of its tests passes twice: {_why(run)}")
+    raise PackageProblem(PackageFault.NO_BASELINE, package, f"none of its tests passes twice: {why}")
 
 
 def _changes(before: Tree, after: Tree) -> Changes:
@@ -87,5 +88,5 @@ def _leave_out(files: Tree, wrong: Sequence[str], seen: set[str]) -> int:
 
 def _why(run: TestRun) -> str:
     lines: Iterable[str] = reversed(run.output.strip().splitlines())
-    found = next((line for line in lines if "Error" in line), "no test was run")
+    found = next((line for line in lines if "Error" in line), "")
     return " ".join(found.split())[:200]

@@ -51,8 +51,8 @@ def issue_text(
 
 
 def reveals(text: str, bug: Bug, patch: str) -> bool:
-    """Whether a text names the file, defines a function that is wrong, or quotes the patch."""
-    if re.search(r"\w\.py\b", text) or bug.path in text:
+    """Whether a text names the file or its module, defines a function that is wrong, or quotes the patch."""
+    if re.search(rf"\w\.py\b|\w\.{_stem(bug.path)}\b", text) or bug.path in text:
         return True
     if any(re.search(rf"\bdef {re.escape(name.rpartition('.')[2])}\b", text) for name in bug.functions):
         return True
@@ -90,9 +90,12 @@ def _indented(code: str) -> str:
 
 def _plain(text: str, path: str) -> str:
     """Without what differs from run to run, and without the module's name before what is in it."""
-    stem = path.rpartition("/")[2].removesuffix(".py")
-    if stem == "__init__":
-        stem = path.split("/")[-2]
     text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
     text = re.sub(r"(?:/[\w.-]+)+/[\w.-]+\.py\b", "…", text)
-    return re.sub(rf"\b(?:\w+\.)*{re.escape(stem)}\.(?=\w)", "", text)
+    return re.sub(rf"\b(?:\w+\.)*{_stem(path)}\.(?=\w)", "", text)
+
+
+def _stem(path: str) -> str:
+    """The name of a module, for a pattern."""
+    parts = path.removesuffix("/__init__.py").removesuffix(".py").split("/")
+    return re.escape(parts[-1])

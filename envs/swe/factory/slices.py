@@ -84,6 +84,8 @@ def _needed(levels: Sequence[_Level]) -> list[ast.stmt]:
             uses = isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.Delete) and not _asserts(node)
             if _stored(node) & needed or (uses and _loaded(node) & needed & made):
                 kept.append(node)
+                if isinstance(node, ast.Assign):  # what was before it no longer matters
+                    needed -= _stored(node)
                 needed |= _loaded(node)
     return [node for node in reversed(kept) if not isinstance(node, ast.Import | ast.ImportFrom)]
 

@@ -103,6 +103,7 @@ def test_fits():
 
 
 def test_stack():
+    stack = Stack().put(9, 9)
     stack = Stack().put(2, 3)
     stack.put(1, 1)
     assert stack.total() == 7

@@ -92,7 +92,7 @@ def test_every_task_starts_as_it_says_and_is_solved_by_its_reference(built: Buil
         async with LocalEnvs(backend="namespaces", capacity=4) as envs:
             for task in tasks_of(built[0])[:2]:
                 await _check(envs.session(env, task=task.task("swe/tasks", 0)), task)
-        result = await evaluate(env, "scripted:oracle", tasks=2)
+        result = await evaluate(env, "scripted:oracle", split="train", tasks=2)
         assert result.success == 1.0, [episode.error for episode in result.episodes]
 
     asyncio.run(check())
@@ -141,7 +141,9 @@ async def test_another_order_is_refused(built: Built, order: Order, tmp_path: Pa
 async def test_packages_without_a_baseline_are_named(tmp_path: Path) -> None:
     tests = {"tests/test_shapes.py": "from pack.shapes import gone\n\n\ndef test_it():\n    pass\n"}
     needs = {"PKG-INFO": FILES["PKG-INFO"].replace("\n\n", "\nRequires-Dist: other>=2\n\n", 1)}
-    broken = write_sdist(tmp_path, {"src/pack/shapes.py": SHAPES, **tests, **needs}, "broken-1.0")
+    broken = write_sdist(
+        tmp_path, {"src/pack/__init__.py": "", "src/pack/shapes.py": SHAPES, **tests, **needs}, "broken-1.0"
+    )
     report = await build(Order(sources=(str(broken),), tasks=1, seed=0), tmp_path / "out", [])
     assert report.refused[0].fault is PackageFault.NO_BASELINE
     assert "cannot import name 'gone'" in report.refused[0].message

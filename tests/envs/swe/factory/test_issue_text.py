@@ -102,7 +102,14 @@ def test_errors_and_what_should_be_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["see shapes.py", "in src/pack/shapes.py:3", "def area(a, b):", "return width * height"]
+    "text",
+    [
+        "see shapes.py",
+        "in pack.shapes",
+        "in src/pack/shapes.py:3",
+        "def area(a, b):",
+        "return width * height",
+    ],
 )
 def test_what_would_tell_the_spot_is_found(text: str) -> None:
     assert reveals(
