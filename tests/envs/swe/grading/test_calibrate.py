@@ -90,7 +90,7 @@ async def test_mutants_that_pass_are_told(machines: Machines) -> None:
 
 async def test_hidden_tests_are_not_in_the_repository(machines: Machines) -> None:
     with pytest.raises(NotCalibrated, match="holds its hidden test"):
-        await calibrate(suite(), RIGHT, {**BASE, "test_pkg.py": b""}, machines=machines)
+        await calibrate(suite(), RIGHT, {**BASE, **suite().files}, machines=machines)
 
 
 async def test_modules_are_found_by_every_name_they_may_have() -> None:
