@@ -69,20 +69,26 @@ async def trees(task: SweTask) -> tuple[Tree, Tree]:
 
 
 async def admit(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:
-    """The task with its class, which is the best that its hidden tests allow.
+    """The task with its class, as :func:`classify` finds it."""
+    return (await classify(task, base, reference, machines))[0]
+
+
+async def classify(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> tuple[SweTask, str]:
+    """The task with its class, which is the best that its hidden tests allow, and why it is no better.
 
     ``base`` is the broken repository and ``reference`` the repaired one, whole. Declare
     ``split-with-edits`` where tests were rewritten to be split. Raises ``SandboxError``.
     """
     edited = task.assurance == "split-with-edits"
     suite = suite_of(_with(task, assurance=None, calibration=None), base)
+    none = _with(task, assurance="one-process", calibration=None)
     if suite is None:
-        return _with(task, assurance="one-process", calibration=None)
+        return none, "it is in an image, or its sources are not declared as packages or modules"
     try:
         found = await choose_assurance(suite, reference, base, machines=machines, edited=edited)
-    except NotCalibrated:
-        return _with(task, assurance="one-process", calibration=None)
-    return _with(task, assurance=found.assurance, calibration=found.calibration)
+    except NotCalibrated as error:
+        return none, str(error)
+    return _with(task, assurance=found.assurance, calibration=found.calibration), ""
 
 
 def _with(task: SweTask, **fields: Any) -> SweTask:

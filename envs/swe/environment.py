@@ -14,7 +14,7 @@ from typing import Any
 
 from turnwise.envs.cheat import Cheat
 from turnwise.envs.swe import hand_in, naive, oracle
-from turnwise.envs.swe.bench import Bench, Trial
+from turnwise.envs.swe.bench import Bench, Trial, counted
 from turnwise.envs.swe.cheats.episodes import cheats
 from turnwise.envs.swe.patch import NOTHING, PatchFailed, apply_patch, read_patch
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
@@ -62,7 +62,8 @@ class SweEnv(Scaffold):
         await install(self.sandbox, swe)
 
     async def reset(self, task: Task) -> AgentView:
-        """The issue. Raises :class:`TaskProblem` where the baseline was not checked before and is wrong."""
+        """The issue. Raises :class:`TaskProblem` where baseline and reference were not checked before and
+        one is wrong."""
         self.start(SweTask.model_validate(task.secret.data))
         self.offered = task
         self.given: Changes = {}
@@ -71,6 +72,7 @@ class SweEnv(Scaffold):
         hand_in.judged_by(self.swe, await self.base_files())
         if not self.swe.verified:
             await self._check_baseline()
+            await self._check_reference()
         return text(self.swe.issue)
 
     async def _check_baseline(self) -> None:
@@ -87,6 +89,17 @@ class SweEnv(Scaffold):
                 ProblemKind.BASELINE,
                 task.id,
                 f"{wrong[0]} {what} before any change ({len(wrong)} such): {trial.output[-300:].strip()}",
+            )
+
+    async def _check_reference(self) -> None:
+        trial = await self.bench.trial(await self.gold())
+        failing = [name for name in counted(self.swe) if name not in trial.passed]
+        if failing:
+            raise TaskProblem(
+                ProblemKind.REFERENCE,
+                self.swe.id,
+                f"{failing[0]} does not pass with the reference repair ({len(failing)} such): "
+                f"{trial.output[-300:].strip()}",
             )
 
     # -- the state of things

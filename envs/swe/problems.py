@@ -21,6 +21,8 @@ class ProblemKind(StrEnum):
     """A patch of the task's does not apply."""
     BASELINE = "baseline"
     """Before any change a test passes that should fail, or fails that should pass."""
+    REFERENCE = "reference"
+    """The reference repair does not make its tests pass."""
     HANG = "hang"
     """The tests do not end, before any change."""
     PYTHON = "python"

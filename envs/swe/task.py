@@ -125,7 +125,7 @@ class SweTask(Model):
     calibration: Calibration | None = None
     """What admission found out for the grader; None where that is not used."""
     verified: bool = False
-    """Its baseline and its reference were checked; otherwise the baseline is when it is first prepared."""
+    """Its baseline and its reference were checked; otherwise they are when an episode of it begins."""
     limits: SweLimits = SweLimits()
 
     @property

@@ -39,9 +39,12 @@ def admit(
     """
     import asyncio
 
+    from turnwise.envs.errors import UsageError
     from turnwise.envs.swe.formats.load import load_tasks
     from turnwise.envs.swe.formats.places import Places
 
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}")
     loaded = load_tasks(path, kind=kind, places=Places(repositories) if repositories else Places())
     found = asyncio.run(_admit(loaded.tasks, jobs, backend))
     text = "".join(_relative(task, out.parent).model_dump_json() + "\n" for task in found)
@@ -57,8 +60,8 @@ async def _admit(tasks: Sequence[SweTask], jobs: int, backend: str | None) -> li
     import asyncio
 
     from turnwise.envs.local import LocalEnvs
-    from turnwise.envs.swe.admission import admit, machines_for, trees
-    from turnwise.envs.swe.problems import TaskProblem
+    from turnwise.envs.session import EpisodeFailed
+    from turnwise.envs.swe.admission import classify, machines_for, trees
 
     room = asyncio.Semaphore(jobs)
     found: dict[int, SweTask] = {}
@@ -66,13 +69,15 @@ async def _admit(tasks: Sequence[SweTask], jobs: int, backend: str | None) -> li
     async def one(place: int, task: SweTask) -> None:
         async with room:
             try:
-                base, reference = await trees(task)
-            except TaskProblem as problem:
-                click.echo(f"left out: {problem}", err=True)
+                async with envs.open("swe/tasks", task=task.task("swe/tasks", 0)) as session:
+                    await session.reset()  # baseline and reference are what they should be
+            except EpisodeFailed as problem:
+                click.echo(f"left out: {' '.join(str(problem).split())}", err=True)
                 return
-            admitted = await admit(task, base, reference, machines_for(task, running))
-        found[place] = admitted
-        click.echo(f"{task.id}: {admitted.assurance}", err=True)
+            base, reference = await trees(task)
+            admitted, why = await classify(task, base, reference, machines_for(task, running))
+        found[place] = admitted.model_copy(update={"verified": True})
+        click.echo(f"{task.id}: {admitted.assurance}{why and f', because {why}'}", err=True)
 
     async with LocalEnvs(backend=backend) as envs:
         running = await envs.backend()

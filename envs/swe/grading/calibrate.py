@@ -126,7 +126,11 @@ def imported_modules(suite: Suite) -> list[str]:
     for name, data in suite.files.items():
         if not name.endswith(".py"):
             continue
-        for node in ast.walk(ast.parse(data, name)):
+        try:
+            tree = ast.parse(data, name)
+        except SyntaxError as error:
+            raise NotCalibrated(f"a test file is no Python: {name}: {error.msg}") from None
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:

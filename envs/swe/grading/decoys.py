@@ -26,18 +26,24 @@ def decoys(source: str, test: str, rng: random.Random, most: int) -> list[str]:
     path = test.partition("[")[0].split("::")
     plausible = [node.value for node in _constants(ast.parse(source))]
     found = []
-    count = len(list(_changes(_function(ast.parse(source), path), plausible, rng)))
+    count = len(_changes_of(ast.parse(source), path, plausible, rng))
     for number in rng.sample(range(count), min(most, count)):
         tree = ast.parse(source)
-        list(_changes(_function(tree, path), plausible, rng))[number]()
+        _changes_of(tree, path, plausible, rng)[number]()
         found.append(ast.unparse(tree))
     return found
 
 
-def _function(tree: ast.AST, path: list[str]) -> ast.AST:
+def _changes_of(
+    tree: ast.AST, path: list[str], plausible: Sequence[object], rng: random.Random
+) -> list[Callable[[], None]]:
+    """The changes of the test at a path of names; none where it is not written out there."""
     for name in path:
-        tree = next(node for node in ast.iter_child_nodes(tree) if getattr(node, "name", None) == name)
-    return tree
+        inner = [node for node in ast.iter_child_nodes(tree) if getattr(node, "name", None) == name]
+        if not inner:
+            return []
+        tree = inner[0]
+    return list(_changes(tree, plausible, rng))
 
 
 def _changes(test: ast.AST, plausible: Sequence[object], rng: random.Random) -> Iterator[Callable[[], None]]:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.envs.swe.conftest import BROKEN
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.session import EpisodeFailed
+from turnwise.envs.swe.patch import make_patch
 from turnwise.envs.swe.task import FilesRepository, FolderRepository, ImageRepository, SweLimits
 from turnwise.envs.types import EndReason, call
 
@@ -39,6 +41,14 @@ async def test_a_baseline_that_is_not_green_is_named(make, open_task) -> None:
 async def test_a_baseline_that_is_as_it_says_is_played(make, open_task) -> None:
     async with open_task(make(verified=False)) as session:
         assert (await session.reset()).text
+
+
+async def test_a_reference_that_does_not_heal_is_named(make, open_task) -> None:
+    other = make_patch({"calc.py": BROKEN.encode()}, {"calc.py": BROKEN.replace("x + 1", "x + 3").encode()})
+    said = await refusal(open_task, make(verified=False, patch=other))
+    assert "test_hidden.py::test_double does not pass with the reference repair (1 such)" in said
+    absent = make(verified=False, fail_to_pass=("test_hidden.py::test_absent",))
+    assert "test_absent does not pass with the reference" in await refusal(open_task, absent)
 
 
 async def test_tests_that_hang_before_any_change_are_named(make, open_task) -> None:

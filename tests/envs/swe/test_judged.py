@@ -160,10 +160,13 @@ def test_admitted_rows_can_be_moved_and_played(
         (tmp_path / "one/repo" / path).write_text(content)
     row = task.model_dump(mode="json") | {"repository": {"kind": "folder", "path": "repo"}}
     bad = row | {"id": "bad", "patch": task.patch.replace("x + 1", "x + 7")}
-    (tmp_path / "one/rows.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(bad)}\n")
+    absent = row | {"id": "absent", "fail_to_pass": ["test_hidden.py::test_absent"]}
+    broken = row | {"id": "broken", "hidden": {"test_hidden.py": "def test_double(:\n"}}
+    rows = [row, bad, absent, broken]
+    (tmp_path / "one/rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     out = tmp_path / "one/admitted.jsonl"
     assert run(["tasks", "admit", str(tmp_path / "one/rows.jsonl"), "--out", str(out)]) == 0
-    assert re.search(r"1 split\n1 tasks in .*, 1 left out", capsys.readouterr().out)
+    assert re.search(r"1 split\n1 tasks in .*, 3 left out", capsys.readouterr().out)
     (tmp_path / "one").rename(tmp_path / "two")
     env = f"swe/tasks?path={tmp_path / 'two/admitted.jsonl'}"
     assert run(["eval", env, "--policy", "scripted:oracle", "--tasks", "1"]) == 0
