@@ -54,6 +54,7 @@ NEEDS_EXTRA = (
     "turnwise.envs.openenv.sockets",
     "turnwise.envs.operations",
     "turnwise.envs.server",
+    "turnwise.envs.swe.grading.judge.nursery",
     "turnwise.envs.swe.grading.judge.plugin",
     "turnwise.envs.swe.grading.judge.program",
     "turnwise.envs.worker",

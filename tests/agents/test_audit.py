@@ -165,7 +165,7 @@ def test_the_command_prints_json_and_its_exit_code_is_the_verdict(
     assert {"name", "group", "task", "score", "detail"} <= printed["cheats"][0].keys()
     assert [c["name"] for c in printed["residue"]] == ["do-the-task"]
     assert run(["audit", "test/door"]) == 0
-    assert "sound: the oracle alone scores" in capsys.readouterr().out
+    assert "sound: the oracle scores, and none of 2 cheats does" in capsys.readouterr().out
     assert run(["audit", "test/door?leak=true"]) == 1
     assert "force scores 1 on" in capsys.readouterr().out
 
