@@ -23,13 +23,15 @@ from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
 
+DEFAULT_TASKS = 128
+
 
 async def evaluate(
     env: str | EnvSpec,
     policy: str | Path | Policy,
     *,
     split: str = "test",
-    tasks: int = 128,
+    tasks: int | None = None,
     k: int = 1,
     seed: int = 0,
     sampling: Sampling | None = None,
@@ -38,7 +40,7 @@ async def evaluate(
     concurrency: int = 128,
     listener: Listener | None = None,
 ) -> Evaluation:
-    """Run a policy on the first ``tasks`` tasks of a split, ``k`` episodes each.
+    """Run a policy on the first ``tasks`` tasks of a split (None: all, up to 128), ``k`` episodes each.
 
     ``sampling`` is for policies loaded from a folder; ``envs`` for environments elsewhere than in this
     process. Raises ``UsageError`` for an unknown environment, split, policy or folder.
@@ -46,6 +48,9 @@ async def evaluate(
     spec = EnvSpec.parse(env)
     instance = spec.make()
     task_set = instance.task_set(split)
+    if not len(task_set):
+        raise UsageError(f"split {split!r} of {spec} has 0 tasks")
+    tasks = min(len(task_set), DEFAULT_TASKS) if tasks is None else tasks
     if tasks < 1 or k < 1:
         raise UsageError(f"tasks={tasks}, k={k}: both must be at least 1")
     if tasks > len(task_set):

@@ -43,11 +43,12 @@ def audit_report(result: Audit) -> RenderableType:
 def _residue(cheats: Sequence[CheatScore]) -> list[RenderableType]:
     if not cheats:
         return []
-    table = grid("residue: no grader of the kind can refuse it", "task", "score", "why", right=["score"])
+    table = grid("residue", "task", "score", "why", right=["residue", "score"])
+    table.columns[0].justify = "left"
     for cheat in cheats:
         score = "–" if cheat.score is None else f"{cheat.score:g}"
         table.add_row(cheat.name, cheat.task, score, printable(clip(cheat.detail, DETAIL_ROOM)))
-    return [Text(""), table]
+    return [Text("\nWhat no grader of the kind can refuse, not counted above:"), table]
 
 
 def _score(agent: AgentScore) -> str:

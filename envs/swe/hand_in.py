@@ -62,10 +62,15 @@ async def graded(sandbox: Sandbox, bench: Bench, base: Tree) -> Grade:
             score=verdict.score,
             reason=verdict.reason,
             assurance=verdict.assurance,
-            notes=(*verdict.notes, *(f"advice: {use}" for use in verdict.advice)),
+            notes=(*verdict.notes, *_worth_a_look(verdict)),
             agent_fault=verdict.agent_fault,
         ),
     )
+
+
+def _worth_a_look(verdict: Verdict) -> list[str]:
+    """What the repair uses that cheats often do; it decides nothing."""
+    return [f"worth a look: {', '.join(verdict.advice)}"] if verdict.advice else []
 
 
 async def _may_pass(bench: Bench, submission: Submission, base: Tree) -> bool:

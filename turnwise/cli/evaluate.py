@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     required=True,
     help="scripted:oracle, scripted:noop, scripted:random, a run or a model's folder.",
 )
-@click.option("--tasks", default=128, show_default=True, help="The first N tasks of the split.")
+@click.option("--tasks", type=int, help="The first N tasks of the split; all, up to 128, by default.")
 @click.option("--k", default=1, show_default=True, help="Tries of each task.")
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @click.option("--seed", default=0, show_default=True, help="Of sampling.")
 @click.option("--backend", help="The sandbox to run in; the best one by default.")
 def evaluate_command(
-    env: str, policy: str, tasks: int, k: int, split: str, seed: int, backend: str | None
+    env: str, policy: str, tasks: int | None, k: int, split: str, seed: int, backend: str | None
 ) -> None:
     """Evaluate a policy on held-out tasks: success with a 95% interval, pass@k, how episodes end.
 
@@ -46,7 +46,7 @@ def evaluate_command(
     def ended(_: Episode) -> None:
         nonlocal done
         done += 1
-        progress.phase("episodes", done, tasks * k)
+        progress.phase("episodes" if tasks else f"{done:,} episodes", done, (tasks or 0) * k)
 
     with Progress(console, title, steps=0) as progress:
         result = asyncio.run(
