@@ -40,10 +40,19 @@ tasks.add_command(admit)
     help="How many of each package.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Which bugs: the same give the same.")
+@click.option(
+    "--admit", "admits", is_flag=True, help="Calibrate the grader with each task, too; minutes each."
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Bugs tried at once; one per core by default.")
 @click.option("--backend", help="The sandbox to run in; the best one by default.")
 def build_swe(
-    sources: tuple[str, ...], out: Path, wanted: int, seed: int, jobs: int | None, backend: str | None
+    sources: tuple[str, ...],
+    out: Path,
+    wanted: int,
+    seed: int,
+    admits: bool,
+    jobs: int | None,
+    backend: str | None,
 ) -> int:
     """Put bugs into published packages and keep those that the packages' own tests notice.
 
@@ -67,7 +76,7 @@ def build_swe(
         check_source(source)
     order = Order(sources=tuple(dict.fromkeys(sources)), tasks=wanted, seed=seed)
     try:
-        report = asyncio.run(_build(order, out, jobs or os.cpu_count() or 1, backend))
+        report = asyncio.run(_build(order, out, jobs or os.cpu_count() or 1, backend, admits))
     except KeyboardInterrupt:
         click.echo(f"interrupted; {out} keeps what was made, and the same command goes on", err=True)
         raise click.exceptions.Exit(130) from None
@@ -75,12 +84,12 @@ def build_swe(
     return 0 if report.tasks else 1
 
 
-async def _build(order: Order, out: Path, jobs: int, backend: str | None) -> BuildReport:
+async def _build(order: Order, out: Path, jobs: int, backend: str | None, admits: bool) -> BuildReport:
     from turnwise.envs.local import LocalEnvs
     from turnwise.envs.swe.factory.build import Build
 
     async with LocalEnvs(backend=backend, capacity=jobs) as envs:
-        return await Build(order, out, envs, jobs=jobs, say=click.echo).run()
+        return await Build(order, out, envs, jobs=jobs, say=click.echo, admits=admits).run()
 
 
 def _show(report: BuildReport, out: Path) -> None:
