@@ -64,7 +64,7 @@ class BuildReport(Model):
 
 def counted(rows: Sequence[BuiltRow], field: str) -> dict[str, int]:
     """How many tasks have each value of a field."""
-    return dict(sorted(Counter(str(row.task.get(field, "unknown")) for row in rows).items()))
+    return dict(sorted(Counter(str(row.task.get(field, "not admitted")) for row in rows).items()))
 
 
 def package_report(prepared: Prepared, rows: Sequence[BuiltRow], shelf: Shelf, jobs: int) -> PackageReport:
