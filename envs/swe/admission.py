@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, choose_assurance
 from turnwise.envs.swe.grading.machines import WORKER_LIMITS
+from turnwise.envs.swe.grading.rules import holds_tests
 from turnwise.envs.swe.patch import PatchFailed, apply_patch
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import owned_files
@@ -35,7 +36,7 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
     hidden = {path: text.encode() for path, text in task.hidden.items()}
     files = {name.split("::")[0] for name in counted}
     beside = {path: data for path, data in base.items() if task.is_test(path)}
-    tests = {path: data for path, data in beside.items() if path in files or not _is_tests(path)} | hidden
+    tests = {path: data for path, data in beside.items() if path in files or not holds_tests(path)} | hidden
     try:
         return Suite(
             rules=Rules(sources=task.sources),
@@ -47,12 +48,6 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
         )
     except ValidationError:  # sources that are no packages
         return None
-
-
-def _is_tests(path: str) -> bool:
-    """Whether a file holds tests, and is no help of theirs."""
-    name = path.rpartition("/")[2]
-    return name.startswith("test_") or name.endswith("_test.py")
 
 
 async def trees(task: SweTask) -> tuple[Tree, Tree]:

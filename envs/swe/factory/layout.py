@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 from turnwise.envs.swe.factory.problems import PackageFault, PackageProblem
 from turnwise.envs.swe.factory.sdist import Sdist
+from turnwise.envs.swe.grading.rules import holds_tests
 from turnwise.envs.swe.task import Tree
 
 ROOTS = ("", "src/")
@@ -52,22 +53,16 @@ def lay_out(sdist: Sdist) -> Layout:
     if not modules:
         message = "it holds no Python package, at its top or below src"
         raise PackageProblem(PackageFault.NO_PACKAGE, sdist.file, message)
-    tests = tuple(path for path in sorted(files) if is_test_file(path) and readable(files[path]))
+    tests = tuple(path for path in sorted(files) if holds_tests(path) and readable(files[path]))
     if not tests:
         raise PackageProblem(PackageFault.NO_TESTS, sdist.file, "it comes without tests (files test_*.py)")
     return Layout(_put_right(files, sdist), sources, modules, tests)
 
 
-def is_test_file(path: str) -> bool:
-    """Whether pytest looks for tests in a file."""
-    name = PurePosixPath(path).name
-    return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
-
-
 def is_of_tests(path: str) -> bool:
     """Whether a file belongs to the tests, as a helper of theirs may."""
     below = {"test", "tests"} & set(PurePosixPath(path).parts[:-1])
-    return bool(below) or is_test_file(path) or PurePosixPath(path).name == "conftest.py"
+    return bool(below) or holds_tests(path) or PurePosixPath(path).name == "conftest.py"
 
 
 def readable(data: bytes) -> bool:

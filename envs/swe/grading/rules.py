@@ -107,9 +107,9 @@ def sift(tree: Tree, base: Tree, rules: Rules) -> Submission | Rejection:
 
     A test among the source is an agent's good right, and of no use here: the base's own stays.
     """
-    source: dict[str, bytes] = {path: base[path] for path in tree if _is_test(path) and path in base}
+    source: dict[str, bytes] = {path: base[path] for path in tree if holds_tests(path) and path in base}
     for path, data in sorted(tree.items()):
-        if not rules.below(path) or "__pycache__" in PurePosixPath(path).parts or _is_test(path):
+        if not rules.below(path) or "__pycache__" in PurePosixPath(path).parts or holds_tests(path):
             continue
         if base.get(path) != data and (fault := _fault(path, data, rules)) is not None:
             return Rejection(fault=fault, path=path)
@@ -121,7 +121,8 @@ def sift(tree: Tree, base: Tree, rules: Rules) -> Submission | Rejection:
     return Submission(files=accepted)
 
 
-def _is_test(path: str) -> bool:
+def holds_tests(path: str) -> bool:
+    """Whether a file is named as pytest names files of tests."""
     return _TESTS.fullmatch(PurePosixPath(path).name) is not None
 
 
