@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from turnwise.envs.swe.bench import counted
 from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, choose_assurance
 from turnwise.envs.swe.grading.machines import WORKER_LIMITS
 from turnwise.envs.swe.grading.rules import holds_tests
@@ -30,11 +31,10 @@ def machines_for(task: SweTask, backend: Backend) -> Machines:
 
 def suite_of(task: SweTask, base: Tree) -> Suite | None:
     """The suite of a task, with the calibration that the task holds; None where it cannot be one."""
-    counted = (*task.fail_to_pass, *task.pass_to_pass)
     if task.repository.kind == "image" or task.ids == "dotted" or not task.sources:
         return None
     hidden = {path: text.encode() for path, text in task.hidden.items()}
-    files = {name.split("::")[0] for name in counted}
+    files = {name.split("::")[0] for name in counted(task)}
     beside = {path: data for path, data in base.items() if task.is_test(path)}
     tests = {path: data for path, data in beside.items() if path in files or not holds_tests(path)} | hidden
     try:
@@ -42,7 +42,7 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
             rules=Rules(sources=task.sources),
             files=tests,
             fail_to_pass=task.fail_to_pass,
-            pass_to_pass=tuple(name for name in counted if name not in task.fail_to_pass),
+            pass_to_pass=tuple(name for name in task.pass_to_pass if name not in task.fail_to_pass),
             assurance=task.assurance if task.assurance not in (None, "one-process") else "split",
             calibration=task.calibration,
         )
