@@ -32,6 +32,8 @@ USUAL = f"{UNIX}/var/run/docker.sock"
 THREADS = 16
 DEADLINE = 60.0
 """Seconds for one request to the Engine."""
+CONFLICT = 409
+"""Its status when a container is already being removed."""
 EXTRA = "pip install 'turnwise[docker]'"
 REMEDY = "start one, or podman's socket, and let DOCKER_HOST name it"
 
@@ -128,18 +130,19 @@ def start(client: Client, name: str, image: str, options: Mapping[str, Any]) -> 
 
 
 def remove(client: Client, name: str) -> None:
-    """End and remove a container, with its anonymous volumes. To find none is no error."""
-    for pause in (0.1, 0.5, 2.0, None):
+    """End and remove a container, with its anonymous volumes. To find none is no error. One that somebody
+    else is just removing is waited for, up to some seconds."""
+    for pause in (0.1, 0.5, 2.0, 5.0, None):
         try:
             client.remove_container(name, force=True, v=True)
-        except importlib.import_module("docker").errors.APIError as error:
-            if error.response is not None and error.response.status_code in (404, 409):  # gone, or going
-                return
-            if pause is None:
-                raise
-            time.sleep(pause)  # podman refuses one that is just ending by itself
-        else:
             return
+        except absent():
+            return
+        except importlib.import_module("docker").errors.APIError as error:
+            if pause is not None:
+                time.sleep(pause)  # it is just being removed or, for podman, ending by itself
+            elif error.response is None or error.response.status_code != CONFLICT:
+                raise
 
 
 def sweep(client: Client, mine: str, owned: Callable[[str], bool]) -> list[str]:

@@ -74,6 +74,18 @@ async def test_the_next_start_removes_what_a_killed_owner_left(engine: Any, sand
     assert (await sandbox.exec("echo mine")).stdout == b"mine\n"
 
 
+async def test_of_several_starts_at_once_none_goes_on_before_the_left_is_gone(engine: Any) -> None:
+    left = await killed_owner(engine)
+
+    async def start() -> set[str]:
+        async with DockerBackend().running():
+            return left & await containers(engine)
+
+    async with asyncio.TaskGroup() as tasks:
+        starts = [tasks.create_task(start()) for _ in range(4)]
+    assert [start.result() for start in starts] == [set()] * 4
+
+
 async def test_a_living_sibling_removes_what_a_killed_owner_left(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
