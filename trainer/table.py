@@ -209,6 +209,22 @@ class TurnTable:
         return Grouping(self.episode_group, len(self.names["group_id"]))
 
     @cached_property
+    def by_state(self) -> Grouping:
+        """Turns by state: those of a group before which the learner had read, token for token, the same
+        (GiGPO's anchor states, arXiv 2505.10978, by history). A turn in which it wrote nothing has a state
+        of its own."""
+        read = self.sequences()
+        wrote = np.flatnonzero(self.tokens.trainable[read.tokens])
+        rows, first = np.unique(read.rows[wrote], return_index=True)
+        begin = np.repeat(read.offsets[:-1], np.diff(read.offsets))
+        bits = scrambled(self.tokens.ids[read.tokens], np.arange(len(read.tokens)) - begin)
+        before = np.cumsum(bits) - bits
+        known = Grouping.of(self.group_id[rows], (before - before[begin])[wrote[first]])
+        codes = known.count + np.arange(len(self))
+        codes[rows] = known.codes
+        return Grouping(codes, known.count + len(self))
+
+    @cached_property
     def first(self) -> Array:
         """bool [turns]: the first turn of its episode."""
         return np.not_equal(np.diff(self.episode_id, prepend=-1), 0)
@@ -284,6 +300,16 @@ class TurnTable:
             rows=of_turn,
             episode=self.episode_id[rows][begins],
         )
+
+
+def scrambled(ids: Array, places: Array) -> Array:
+    """Of a token at a place, 64 bits that look drawn at random (splitmix64): sums of them tell apart what was
+    read."""
+    bits = ids.astype(np.uint64) << np.uint64(32) | places.astype(np.uint64)
+    bits += np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def _why_excluded(episode: Episode) -> str:

@@ -26,6 +26,17 @@ def rewarded(lab: Lab, turns: dict[str, list[float]], scores: dict[str, float] |
     return table.with_columns({"implicit": np.array([v for values in turns.values() for v in values])})
 
 
+def written(lab: Lab, turns: dict[str, list[int]], groups: str = "ggg") -> TurnTable:
+    """Episodes in whose turns the same is read and these tokens are written."""
+    episodes = []
+    for (name, tokens), group in zip(turns.items(), groups, strict=False):
+        spans = [(lab.env_span(1, 2), lab.policy_span(token)) for token in tokens]
+        own = [lab.turn(name, group, i, spans=pair) for i, pair in enumerate(spans)]
+        episodes.append(lab.episode(name, group, own))
+    table: TurnTable = lab.table(*episodes)
+    return table
+
+
 def test_group_norm_is_over_all_turns_of_the_group(lab: Lab) -> None:
     """Mean 3 and sample deviation sqrt(((-2)^2 + 0 + 2^2 + 0) / 3) of 1, 3, 5, 3."""
     table = lab.run("group_norm", rewarded(lab, {"a": [1, 3], "b": [5, 3]}), of="implicit")
@@ -40,6 +51,21 @@ def test_group_norm_as_released_takes_one_turn_of_each_episode(lab: Lab) -> None
     table = rewarded(lab, {"a": [1, 9], "b": [5, 3]})
     plain = lab.run("group_norm", table, of="implicit", over="first_turns", std=False)
     assert plain.step_advantage.tolist() == [-2, 6, 2, 0]
+
+
+def test_over_states_compares_what_was_done_in_one_state(lab: Lab) -> None:
+    """Turn 0 of all three is one state. After it a and b go on from the same text, c from another: its turn 1
+    is alone, however large its reward."""
+    table = written(lab, {"a": [3, 4], "b": [3, 5], "c": [6, 7]}).with_columns(
+        {"implicit": np.array([1.0, 2.0, 2.0, 6.0, 3.0, 100.0])}
+    )
+    plain = lab.run("group_norm", table, of="implicit", over="states", std=False)
+    assert plain.step_advantage.tolist() == [-1, -2, 0, 2, 1, 0]
+
+
+def test_states_of_different_groups_are_not_compared(lab: Lab) -> None:
+    table = written(lab, {"a": [3], "b": [4]}, groups="gh").with_columns({"implicit": np.array([1.0, 2.0])})
+    assert not lab.run("group_norm", table, of="implicit", over="states").step_advantage.any()
 
 
 def test_an_unscored_turn_is_not_0(lab: Lab) -> None:

@@ -22,29 +22,31 @@ def group_norm(
     t: TurnTable,
     of: str,
     into: str = "step_advantage",
-    over: Literal["turns", "first_turns"] = "turns",
+    over: Literal["turns", "first_turns", "states"] = "turns",
     std: bool = True,
     eps: Annotated[float, Field(gt=0)] = 1e-6,
 ) -> Columns:
     """``(r - mean) / (std + eps)`` of each turn's own reward over all scored turns of its group.
 
     This is iStar's step advantage. ``first_turns`` is the baseline of its released code, which takes the
-    mean and deviation over one turn of each episode, the first scored. A turn without a reward (NaN) gets
-    0 and enters nothing; where all that enter are alike, or of one episode, there is no comparison, and the
-    group gets 0. Episodes that are all the same still differ from turn to turn: score mixed groups only
+    mean and deviation over one turn of each episode, the first scored. ``states`` compares what was done in
+    one state only (:attr:`TurnTable.by_state`), as GiGPO does (arXiv 2505.10978): then a reward for what
+    merely follows from an earlier decision teaches nothing. A turn without a reward (NaN) gets
+    0 and enters nothing; where all that enter are alike, or of one episode, there is no comparison, and they
+    get 0. Episodes that are all the same still differ from turn to turn: score mixed groups only
     where that should teach nothing.
     """
     reward, advantage = t[of], np.zeros(len(t))
     rows = np.flatnonzero(~np.isnan(reward))
-    by_episode = Grouping(t.episode_id[rows], t.episodes)
-    entering = rows if over == "turns" else rows[np.diff(by_episode.codes, prepend=-1) != 0]
-    values, groups = reward[entering], Grouping(t.group_id[entering], t.by_group.count)
+    episode = t.episode_id[rows]
+    compared = t.by_state if over == "states" else t.by_group
+    entering = rows[np.diff(episode, prepend=-1) != 0] if over == "first_turns" else rows
+    values, groups = reward[entering], Grouping(compared.codes[entering], compared.count)
     mean, deviation = groups.mean(values), groups.std(values, ddof=1)
-    group, scored = t.group_id[rows], by_episode.size > 0
-    alone = t.episodes_by_group.sum(scored) < 2
-    alike = groups.alike(values) | alone
-    scale = deviation[group] + eps if std else 1.0
-    advantage[rows] = np.where(alike[group], 0.0, (reward[rows] - mean[group]) / scale)
+    code = compared.codes[rows]
+    alike = groups.alike(values) | Grouping(code, compared.count).alike(episode)
+    scale = deviation[code] + eps if std else 1.0
+    advantage[rows] = np.where(alike[code], 0.0, (reward[rows] - mean[code]) / scale)
     return {into: advantage}
 
 
