@@ -49,6 +49,12 @@ CREDIT: dict[str, list[Any]] = {
         {"kind": "group_norm", "of": "implicit"},
         {"kind": "fuse", "of": {"episode_advantage": 1.0, "step_advantage": 0.3}},
     ],
+    "implicit within states": [
+        "outcome",
+        {"kind": "grpo", "into": "episode_advantage"},
+        {"kind": "group_norm", "of": "implicit", "over": "states"},
+        {"kind": "fuse", "of": {"episode_advantage": 1.0, "step_advantage": 0.3}},
+    ],
     "implicit as released": [
         "outcome",
         {"kind": "rloo", "into": "episode_advantage"},
