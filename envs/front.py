@@ -213,17 +213,17 @@ class Front:
         with theirs:
             process.start()
         worker = Worker(index, process, ours)
-        ready = False
+        ready, why = False, "did not start; see the log above"
         try:
             async with asyncio.timeout(START_SECONDS):
                 ready = await worker.hear() == "ready"
         except TimeoutError:
-            pass
+            why = f"was not ready within {START_SECONDS:g} s: is the machine this busy? Try fewer --workers"
         finally:
             if not ready:
                 await worker.end(grace=0.0)
         if not ready:
-            raise UsageError(f"worker {index} did not start; see the log above")
+            raise UsageError(f"worker {index} {why}")
         self.alive[index] = worker
 
     async def _keep(self, index: int) -> None:
