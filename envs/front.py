@@ -32,8 +32,8 @@ from turnwise.sandbox.acceptor import readable
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
-"""How long a worker may take to be ready."""
+START_SECONDS = 300.0
+"""How long a worker may take to be ready, on a machine that is busy with other things too."""
 GRACE_SECONDS = 30.0
 """How long one may take to close its sessions, before it is killed."""
 RESTART_SECONDS = 1.0

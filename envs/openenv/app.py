@@ -150,8 +150,11 @@ async def failures_as_openenv(request: web.Request, handler: Handler) -> web.Str
     except HttpFailure as failure:
         return _json({"detail": failure.detail}, failure.status)
     except Refusal as refusal:
-        status = STATUS.get(refusal.fault.code, HTTPStatus.BAD_REQUEST)
-        return _json({"detail": str(refusal)}, status)
+        fault = refusal.fault
+        answer = _json({"detail": str(refusal)}, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
+        if fault.retry_after is not None:
+            answer.headers[hdrs.RETRY_AFTER] = f"{fault.retry_after:.0f}"
+        return answer
     except UsageError as mistake:
         return _json({"detail": str(mistake)}, HTTPStatus.BAD_REQUEST)
     except web.HTTPNotFound as error:
