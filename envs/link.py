@@ -100,7 +100,8 @@ class Dialler:
                     await socket.close()
                     raise
         except aiohttp.WSServerHandshakeError as error:
-            raise _unwelcome(self.url, error.status, (error.headers or {}).get("Retry-After")) from None
+            retry_after = None if error.headers is None else error.headers.get("Retry-After")
+            raise _unwelcome(self.url, error.status, retry_after) from None
         except aiohttp.ClientConnectorCertificateError as error:
             reason = error.certificate_error
             raise UsageError(
