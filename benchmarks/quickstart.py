@@ -1,12 +1,12 @@
-"""How long the quickstart takes to learn: from starting the command to 90% held-out sampled success.
+"""How long the quickstart takes to learn: from starting the command to 90% sampled success.
 
     python benchmarks/quickstart.py [--seeds 20] [--out DIR] [--set KEY=VALUE …]
 
 Every seed is a run of its own, from nothing: other demonstrations, weights, warm start and tasks. Counted
-is the time from the start of the process to the first evaluation on held-out tasks (the validation split,
-none of which is trained on) with success of 90% or more; the last line of a seed is the run's own result
-on the test split. CPU seconds are also given in units of a matrix product, measured just before each run,
-so that machines compare: 1 unit is the time of 10^10 multiply-adds in float32 on one core.
+is the time from the start of the process to the first evaluation on the validation split, none of which is
+trained on, with success of 90% or more; "held out" is the run's own result on the test split at its end.
+CPU seconds are also given in units of a matrix product, measured just before each run, so that machines
+compare: 1 unit is the time of 10^10 multiply-adds in float32 on one core.
 """
 
 from __future__ import annotations

@@ -114,6 +114,10 @@ class Env:
         """The agent said something and called no tool. None makes it an invalid turn."""
         return None
 
+    def assurance(self, task: Task) -> str:
+        """How the grade of a task is protected, as its ``Grade`` will say; empty where all are alike."""
+        return ""
+
     async def digest(self) -> str:
         """A hash of the whole state, where replay should detect drift; empty to do without."""
         return ""

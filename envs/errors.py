@@ -1,4 +1,8 @@
-"""What a user got wrong, in one line: the value, what is allowed, and the nearest match."""
+"""What a user got wrong, in one line: the value, what is allowed, and the nearest match.
+
+A message that quotes what a program printed has that below its line (:func:`quote`), and only the
+line itself is ever folded (:func:`folded`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 _QUOTED = re.compile(r"'([^']*)'")
+_QUOTE = "\n  | "
+_QUOTED_LINES = 15
 
 
 class UsageError(ValueError):
@@ -26,6 +32,19 @@ def unknown(what: str, value: str, allowed: Iterable[str]) -> UsageError:
     near = get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {what} {value!r}{hint} (allowed: {', '.join(names) or 'none'})")
+
+
+def quote(output: str) -> str:
+    """The last lines of what a program printed, to stand below the line of a message."""
+    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+    shown = ["…", *lines[-_QUOTED_LINES:]] if len(lines) > _QUOTED_LINES else lines
+    return "".join(_QUOTE + (line if len(line) <= 200 else f"{line[:200]} …") for line in shown)
+
+
+def folded(message: str) -> str:
+    """A message as one line; what it quotes keeps its lines."""
+    line, start, quoted = message.partition(_QUOTE)
+    return " ".join(line.split()) + start + quoted
 
 
 def invalid(what: str, error: ValidationError, model: type[BaseModel]) -> UsageError:

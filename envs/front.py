@@ -32,8 +32,8 @@ from turnwise.sandbox.acceptor import readable
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
-"""How long a worker may take to be ready."""
+START_SECONDS = 300.0
+"""How long a worker may take to be ready, on a machine that is busy with other things too."""
 GRACE_SECONDS = 30.0
 """How long one may take to close its sessions, before it is killed."""
 RESTART_SECONDS = 1.0
@@ -213,17 +213,17 @@ class Front:
         with theirs:
             process.start()
         worker = Worker(index, process, ours)
-        ready = False
+        ready, why = False, "did not start; see the log above"
         try:
             async with asyncio.timeout(START_SECONDS):
                 ready = await worker.hear() == "ready"
         except TimeoutError:
-            pass
+            why = f"was not ready within {START_SECONDS:g} s: is the machine this busy? Try fewer --workers"
         finally:
             if not ready:
                 await worker.end(grace=0.0)
         if not ready:
-            raise UsageError(f"worker {index} did not start; see the log above")
+            raise UsageError(f"worker {index} {why}")
         self.alive[index] = worker
 
     async def _keep(self, index: int) -> None:

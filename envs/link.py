@@ -100,7 +100,8 @@ class Dialler:
                     await socket.close()
                     raise
         except aiohttp.WSServerHandshakeError as error:
-            raise _unwelcome(self.url, error.status) from None
+            retry_after = None if error.headers is None else error.headers.get("Retry-After")
+            raise _unwelcome(self.url, error.status, retry_after) from None
         except aiohttp.ClientConnectorCertificateError as error:
             reason = error.certificate_error
             raise UsageError(
@@ -297,7 +298,7 @@ def _address(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + PATH, "", ""))
 
 
-def _unwelcome(url: str, status: int) -> Exception:
+def _unwelcome(url: str, status: int, retry_after: str | None) -> Exception:
     match status:
         case 401:
             return UsageError(f"{url} refuses the token, or wants one: connect(url, token=…)")
@@ -306,6 +307,7 @@ def _unwelcome(url: str, status: int) -> Exception:
         case 404:
             return UsageError(f"url {url!r}: no Turnwise server of this version is there")
         case 429:
-            return ServerFailed(f"{url} has no room for another client", Code.BUSY)
+            seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
+            return ServerFailed(f"{url} has no room for another client", Code.BUSY, seconds)
         case _:
             return ServerFailed(f"{url} answers with HTTP status {status}")

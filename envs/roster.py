@@ -180,7 +180,8 @@ class Roster:
         try:
             while taken < count:
                 if self._places.locked():
-                    raise Refusal(Code.BUSY, f"{count} places are needed, {taken} are free")
+                    where = " in the worker of the session" if self.place.workers > 1 else ""
+                    raise Refusal(Code.BUSY, f"{count} places are needed, {taken} are free{where}")
                 await self._places.acquire()
                 taken += 1
             yield
@@ -225,7 +226,7 @@ class Roster:
 
     async def close(self, name: str, reason: Refusal | None = None) -> None:
         """Close a session. What it is doing is refused for the reason. Closing twice is harmless."""
-        reason = reason or Refusal(Code.CLOSED, "the session was closed meanwhile")
+        reason = reason or Refusal(Code.CLOSED, "its client closed it")
         if name in self._coming:
             await self._coming[name].call_off(reason)
         held = self._held.get(name)

@@ -1,9 +1,9 @@
 """Which of a server's worker processes a connection belongs to, told by the head of its first request.
 
 A session lives in one worker and is unknown to the others. So whatever leads to it begins with its
-worker's number: the agent's token and the key of a client's lease, ``2.SECRET``, and the name of a session
-of OpenEnv's that a socket is to attach to. A client that wants a certain worker names it in a header. Who
-names none goes where there is the least to do.
+worker's number: the agent's token, also as the password of a URL, and the key of a client's lease,
+``2.SECRET``, and the name of a session of OpenEnv's that a socket is to attach to. A client that wants a
+certain worker names it in a header. Who names none goes where there is the least to do.
 
 Several equal servers behind one proxy are replicas. Their workers are counted through, so that a number
 leads to one worker of all, and the proxy can route by the same heads.
@@ -17,20 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turnwise.envs.errors import UsageError
+from turnwise.envs.faults import Refusal
+from turnwise.envs.tokens import token_of
 
 MAX_HEAD = 16 << 10
 """Bytes of a request's head that are looked at."""
 END = b"\r\n\r\n"
 
-_LEADS = tuple(
-    re.compile(lead, re.IGNORECASE)
-    for lead in (
-        rb"\r\nturnwise-worker: *(\d{1,4}) *\r",
-        rb"\r\nturnwise-lease: *(\d{1,4})\.",
-        rb"\r\nauthorization: *bearer +(\d{1,4})\.",
-        rb"\A[^\r]*[?&]session_id=(\d{1,4})\.",
-    )
-)
+_WORKER = re.compile(rb"\r\nturnwise-worker: *(\d{1,4}) *\r", re.IGNORECASE)
+_LEASE = re.compile(rb"\r\nturnwise-lease: *([^\r]*)", re.IGNORECASE)
+_AUTHORIZATION = re.compile(rb"\r\nauthorization: *([^\r]*)", re.IGNORECASE)
+_SESSION = re.compile(rb"\A[^\r]*[?&]session_id=([^ &\r]*)", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d{1,4})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +75,22 @@ class Replica:
 
 def worker_of(head: bytes) -> int | None:
     """The number of the worker that a request's head leads to, if any."""
-    found = next(filter(None, (lead.search(head) for lead in _LEADS)), None)
+    if named := _WORKER.search(head):
+        return int(named[1])
+    found = (lead.search(head) for lead in (_LEASE, _AUTHORIZATION, _SESSION))
+    lease, authorization, session = (None if lead is None else lead[1].decode("latin1") for lead in found)
+    leads = map(leads_to, (lease, _token(authorization), session))
+    return next((number for number in leads if number is not None), None)
+
+
+def leads_to(text: object) -> int | None:
+    """The number of the worker that a name or a secret begins with, if any."""
+    found = _NUMBER.match(text) if isinstance(text, str) else None
     return None if found is None else int(found[1])
+
+
+def _token(authorization: str | None) -> str | None:
+    try:
+        return token_of(authorization)
+    except Refusal:
+        return None  # the worker tells its sender

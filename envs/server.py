@@ -163,7 +163,9 @@ class EnvServer:
         names = [str(spec) for spec in self._specs]
         routes = [*operations(names), *at_root(self._specs[0])]
         Operations(self._siblings, self._operator, routes).add_to(app)
-        OpenEnv(self._service, self._local, self._caller, self._sockets).add_to(app, self._specs)
+        OpenEnv(self._service, self._local, self._siblings, self._caller, self._sockets).add_to(
+            app, self._specs
+        )
         app.on_shutdown.append(self._say_goodbye)
         self.routes = tuple(app.router.routes())
         runner = web.AppRunner(app, access_log=None, logger=http_log(), shutdown_timeout=2 * CLOSE_SECONDS)

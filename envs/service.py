@@ -241,7 +241,7 @@ def _permit(caller: Principal, request: Request) -> None:
     if caller.role == "trainer":
         return
     if request.type not in MAY[caller.role]:
-        raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not {request.type}")
+        raise Refusal(Code.FORBIDDEN, f"the {caller.role} may not call {request.type}")
     own = caller.held
     if own is not None and request.session != own.name:
         raise Refusal(Code.FORBIDDEN, "an agent has no session but its own")

@@ -236,6 +236,12 @@ def test_envs_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in out
 
 
+def test_envs_show_says_how_tasks_are_graded(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, "envs", "show", "swe/sample?level=1")
+    assert re.search(r"train +10,000, graded of the first 500: 500 split", out)
+    assert re.search(r"test +4, graded: 4 split", shown(capsys, "envs", "show", "swe/sample"))
+
+
 def test_recipes_list_and_explain_themselves(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "quickstart-shaped" in shown(capsys, "recipes")
     printed = shown(capsys, "recipes", "show", "quickstart")
@@ -261,6 +267,50 @@ def test_a_dry_run_says_what_would_be_done_and_what_is_lacking(
     assert re.search(r"verdict +the recipe is sound *$", out, re.MULTILINE)
     refused(capsys, "train", "quickstart", "--dry-run", "--set", "credit=[returns]")
     assert not list(tmp_path.iterdir())
+
+
+REPAIR = {
+    "task.yaml": "issue: double(5) gives 6.\nfail_to_pass: [test_calc.py::test_five]\n"
+    "pass_to_pass: [test_calc.py::test_one]\nrunner: plain\n",
+    "repo/calc.py": "def double(x): return x + 1\n",
+    "tests/test_calc.py": "from calc import double\n\n\ndef test_five():\n    assert double(5) == 10\n\n\n"
+    "def test_one():\n    assert double(1) == 3\n",
+    "patch.diff": "--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-def double(x): return x + 1\n"
+    "+def double(x): return x + x\n",
+}
+"""A task for the test split, whose second test fails before any change."""
+
+
+@pytest.fixture
+def repair(tmp_path: Path) -> Path:
+    """A folder with that task."""
+    for name, content in REPAIR.items():
+        path = tmp_path / "double" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path / "double"
+
+
+def test_a_dry_run_refuses_an_environment_without_training_tasks(
+    repair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = (f"env=swe/tasks?path={repair}", "evaluate.tasks=1", "evaluate.split=test")
+    settings = [word for setting in chosen for word in ("--set", setting)]
+    line = refused(capsys, "train", "swe-gated", "--dry-run", *settings)
+    assert f"env=swe/tasks?path={repair} has no tasks in split 'train'" in line
+
+
+def test_what_tests_printed_keeps_its_lines(repair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In an error, and where a task is left out."""
+    (repair / "repo" / "calc.py").write_text('print("\\x1b[2J")\n' + REPAIR["repo/calc.py"])
+    (repair / "patch.diff").write_text(REPAIR["patch.diff"].replace("@@ -1 +1 @@", "@@ -2 +2 @@"))
+    for command in (("eval", f"swe/tasks?path={repair}", *ORACLE), ("tasks", "admit", repair, "--out", "x")):
+        assert run([*map(str, command)]) == 1
+        first, *quoted = capsys.readouterr().err.splitlines()
+        assert "test_calc.py::test_one fails before any change (1 such)" in first
+        assert [line for line in quoted if not line.startswith("  | ")] == []
+        assert any("FAILED test_calc.py::test_one: line 9" in line for line in quoted)
+        assert any("\\x1b[2J" in line for line in quoted)
 
 
 def test_eval_measures_a_policy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def pairs(lines: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def held_out_table(rows: Sequence[Row]) -> RenderableType:
+def evaluations_table(rows: Sequence[Row]) -> RenderableType:
     """Evaluations of a run, a row each."""
     table = grid(
         "step", "split", "tasks", "success", "95% interval", "submitted", "turns",
@@ -192,7 +192,7 @@ def overview(run: RunFolder, picks: Sequence[Pick]) -> RenderableType:
         lines.append(("report", str(run.path / "report.html")))
     parts: list[RenderableType] = [pairs(lines)]
     if run.evaluations:
-        parts += [Text(""), held_out_table(run.evaluations[-LISTED:])]
+        parts += [Text(""), evaluations_table(run.evaluations[-LISTED:])]
     if picks:
         parts += [Text(""), episode_list(run, picks)]
     return Group(*parts)

@@ -32,14 +32,14 @@ def failed(shown: Shown) -> bool:
 
 
 def pick_episodes(run: RunFolder) -> list[Pick]:
-    """The last success and failure in training, the last held-out failure, and a failure of the first
-    step; each where there is one."""
-    training, held_out = run.training_files(), run.held_out_files()
+    """The last success and failure in training and in evaluations, and a failure of the first step; each
+    where there is one."""
+    training, evaluations = run.training_files(), run.evaluation_files()
     wanted: list[tuple[str, list[Path], Callable[[Shown], bool]]] = [
         ("Solved", training[::-1], solved),
         ("Not solved", training[::-1], failed),
-        ("Held out, solved", held_out[::-1], solved),
-        ("Held out, not solved", held_out[::-1], failed),
+        ("Evaluation, solved", evaluations[::-1], solved),
+        ("Evaluation, not solved", evaluations[::-1], failed),
         ("How it began", training[:1], failed),
     ]
     picks: list[Pick] = []

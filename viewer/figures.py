@@ -94,12 +94,12 @@ def _success(run: RunFolder) -> Figure:
         return f"warm start, round {rounds * (1 + x / width):,.0f}"
 
     training = Curve("training", _points(run.of_kind("train"), "success"), "s6")
-    held_out = [_held_out(run, split) for split in SPLIT_STYLES]
+    evaluations = [_evaluations(run, split) for split in SPLIT_STYLES]
     return Figure(
         "Success",
         curve_chart(
             "Success rate over training",
-            [Curve("warm start", before, "s6", dots=True), training, *held_out],
+            [Curve("warm start", before, "s6", dots=True), training, *evaluations],
             Axes(before="warm start", place=place),
         ),
         "Grey: the batches trained on. Coloured: evaluations, with their 95% interval."
@@ -107,7 +107,7 @@ def _success(run: RunFolder) -> Figure:
     )
 
 
-def _held_out(run: RunFolder, split: str) -> Curve:
+def _evaluations(run: RunFolder, split: str) -> Curve:
     """The evaluations on one split."""
     rows = [row for row in run.evaluations if row["split"] == split]
     band = [(row["low"], row["high"]) for row in rows]

@@ -22,6 +22,8 @@ LINE_SECONDS = 5.0
 """Without a terminal: time between two lines of a long phase; every step has a line of its own."""
 LONG_PHASES = ("demonstrations", "warm start")
 """Phases that go on for many seconds before there is a row of metrics."""
+EVALUATED = {"eval": "evaluation", "final": "held out"}
+"""What an evaluation is called by its kind of row; what is held out is the test split, looked at last."""
 BLUE = "#3f82bd"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -89,7 +91,7 @@ class Progress:
         elif kind == "warm_start" and self._live is None:
             self._say(self._warm_start(row))
         elif kind in ("eval", "final") and self._live is None:
-            self._say(f"held out: {self._held_out(row)}")
+            self._say(f"{EVALUATED[kind]}: {self._evaluation(row)}")
 
     def close(self) -> None:
         """Nothing to flush."""
@@ -146,16 +148,16 @@ class Progress:
         if train := self._rows.get("train"):
             curve = "".join(BLOCKS[round(s * (len(BLOCKS) - 1))] for s in self._curve[-24:])
             rows.append(("success", Text(f"{percent(self._curve[-1])}  {curve}")))
-        held_out = self._rows.get("final") or self._rows.get("eval")
-        if held_out:
-            rows.append(("held out", Text(self._held_out(held_out))))
+        for kind, name in EVALUATED.items():
+            if row := self._rows.get(kind):
+                rows.append((name, Text(self._evaluation(row))))
         if train:
             for name, share in train["milestones"].items():
                 rows.append((clip(name.replace("_", " "), 24), _bar(share, 1.0, percent(share))))
             rows.append(("speed", Text(f"{train['tokens_per_second']:,.0f} tokens/s")))
         return rows
 
-    def _held_out(self, row: Row) -> str:
+    def _evaluation(self, row: Row) -> str:
         if "success" not in row:
             return f"no episode of {row['split']} could be scored"
         return (

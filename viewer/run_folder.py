@@ -105,7 +105,7 @@ class RunFolder:
 
     @property
     def evaluations(self) -> list[Row]:
-        """Evaluations in which some episode could be scored; the last may be the held-out one."""
+        """Evaluations in which some episode could be scored; the last may be that on the test split."""
         return [row for row in self.of_kind("eval", "final") if "success" in row]
 
     @property
@@ -117,7 +117,7 @@ class RunFolder:
         """Files of the episodes that were trained on, by step."""
         return [file for file in episode_files(self.path) if file.name.startswith(TRAINING)]
 
-    def held_out_files(self) -> list[Path]:
+    def evaluation_files(self) -> list[Path]:
         """Files of the episodes of evaluations, by step."""
         return [file for file in episode_files(self.path) if not file.name.startswith(TRAINING)]
 

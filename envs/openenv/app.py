@@ -24,6 +24,7 @@ from turnwise.envs.local import LocalEnvs
 from turnwise.envs.openapi import Operation, operations
 from turnwise.envs.openenv.aside import Aside
 from turnwise.envs.openenv.directory import Directory
+from turnwise.envs.openenv.elsewhere import Elsewhere
 from turnwise.envs.openenv.messages import problems
 from turnwise.envs.openenv.mount import Mount
 from turnwise.envs.openenv.offer import Offer
@@ -33,6 +34,7 @@ from turnwise.envs.openenv.routes import ROUTES, HttpFailure
 from turnwise.envs.openenv.sockets import GymSocket, McpSocket, Socket
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.service import Service
+from turnwise.envs.siblings import Siblings
 from turnwise.envs.wire import HEARTBEAT, PATH
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class OpenEnv:
         self,
         service: Service,
         envs: LocalEnvs,
+        siblings: Siblings,
         caller: Callable[[web.Request], Principal],
         sockets: set[web.WebSocketResponse],
     ) -> None:
@@ -65,15 +68,17 @@ class OpenEnv:
         self._service, self._caller, self._sockets = service, caller, sockets
         self._directory = Directory(service)
         self._aside = Aside(service, envs)
+        self._elsewhere = Elsewhere(siblings)
 
     def add_to(self, app: web.Application, specs: Sequence[EnvSpec]) -> None:
         """Mount the environments."""
         offers = [Offer(spec) for spec in specs]
         for path, offer in [*((f"/openenv/{offer.name}", offer) for offer in offers), ("", offers[0])]:
-            self._mount(app, Mount(path, offer, self._service, self._directory, self._aside))
+            self._mount(app, Mount(path, offer, self._service, self._directory, self._aside, self._elsewhere))
         app.cleanup_ctx.append(self._watch)
 
     def _mount(self, app: web.Application, mount: Mount) -> None:
+        self._elsewhere.mounts[mount.path] = mount
         for route in ROUTES:
             if mount.path or route.path not in OWN:
                 path = mount.path + route.path.replace("{env_name}", "{env_name:.+}")
@@ -145,8 +150,11 @@ async def failures_as_openenv(request: web.Request, handler: Handler) -> web.Str
     except HttpFailure as failure:
         return _json({"detail": failure.detail}, failure.status)
     except Refusal as refusal:
-        status = STATUS.get(refusal.fault.code, HTTPStatus.BAD_REQUEST)
-        return _json({"detail": str(refusal)}, status)
+        fault = refusal.fault
+        answer = _json({"detail": str(refusal)}, STATUS.get(fault.code, HTTPStatus.BAD_REQUEST))
+        if fault.retry_after is not None:
+            answer.headers[hdrs.RETRY_AFTER] = f"{fault.retry_after:.0f}"
+        return answer
     except UsageError as mistake:
         return _json({"detail": str(mistake)}, HTTPStatus.BAD_REQUEST)
     except web.HTTPNotFound as error:

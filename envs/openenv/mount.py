@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from turnwise.envs.openenv.aside import Aside
 from turnwise.envs.openenv.directory import Directory
+from turnwise.envs.openenv.elsewhere import Elsewhere
 from turnwise.envs.openenv.offer import Offer
 from turnwise.envs.openenv.rpc import Rpc
 from turnwise.envs.service import Service
@@ -20,6 +21,7 @@ class Mount:
     service: Service
     directory: Directory
     aside: Aside
+    elsewhere: Elsewhere
 
     @property
     def rpc(self) -> Rpc:

@@ -93,7 +93,7 @@ async def state(call: Call) -> object:
 
 
 async def mcp(call: Call) -> object:
-    """JSON-RPC 2.0: list the tools, call one, make and close a session."""
+    """JSON-RPC 2.0: list the tools, call one, make and close a session, in whichever worker it is."""
     try:
         given = parse(call.body)
         if not isinstance(given, dict):
@@ -101,7 +101,8 @@ async def mcp(call: Call) -> object:
         request = read(given)
     except RpcFailure as failure:
         return failure.reply()
-    return await call.mount.rpc.answer(call.caller, request)
+    answered = await call.mount.elsewhere.answer(call.mount.path, call.caller, request)
+    return answered or await call.mount.rpc.answer(call.caller, request)
 
 
 # ---------------------------------------------------------------- tasks

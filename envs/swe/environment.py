@@ -51,6 +51,10 @@ class SweEnv(Scaffold):
         """The limits of the task's, on the root of its image."""
         return spec_for(SweTask.model_validate(task.secret.data))
 
+    def assurance(self, task: Task) -> str:
+        """The task's class."""
+        return SweTask.model_validate(task.secret.data).assurance or hand_in.ONE_PROCESS
+
     def preparation(self, task: Task) -> str:
         """Tasks with the same repository and answer start from the same snapshot."""
         return SweTask.model_validate(task.secret.data).key
@@ -88,7 +92,8 @@ class SweEnv(Scaffold):
             raise TaskProblem(
                 ProblemKind.BASELINE,
                 task.id,
-                f"{wrong[0]} {what} before any change ({len(wrong)} such): {trial.output[-300:].strip()}",
+                f"{wrong[0]} {what} before any change ({len(wrong)} such)",
+                trial.output,
             )
 
     async def _check_reference(self) -> None:
@@ -98,8 +103,8 @@ class SweEnv(Scaffold):
             raise TaskProblem(
                 ProblemKind.REFERENCE,
                 self.swe.id,
-                f"{failing[0]} does not pass with the reference repair ({len(failing)} such): "
-                f"{trial.output[-300:].strip()}",
+                f"{failing[0]} does not pass with the reference repair ({len(failing)} such)",
+                trial.output,
             )
 
     # -- the state of things

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from turnwise.envs.errors import quote
+
 
 class ProblemKind(StrEnum):
     """What is wrong."""
@@ -32,9 +34,10 @@ class ProblemKind(StrEnum):
 
 
 class TaskProblem(Exception):
-    """A task that cannot be used. The message names the task, what is wrong and the remedy."""
+    """A task that cannot be used. The message names the task, what is wrong and the remedy; below it stands
+    what the tests printed, where that was it."""
 
-    def __init__(self, kind: ProblemKind, task: str, message: str) -> None:
-        super().__init__(f"task {task}: {message}")
+    def __init__(self, kind: ProblemKind, task: str, message: str, output: str = "") -> None:
+        super().__init__(f"task {task}: {message}{quote(output)}")
         self.kind = kind
         self.task = task

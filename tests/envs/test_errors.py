@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from turnwise.envs.errors import UsageError, invalid, unknown
+from turnwise.envs.errors import UsageError, folded, invalid, quote, unknown
 
 
 class Cat(BaseModel):
@@ -71,3 +71,12 @@ def test_a_validation_error_becomes_one_line(content: dict[str, object], message
     assert message in line
     assert "\n" not in line
     assert isinstance(invalid("house", error.value, House), UsageError)
+
+
+def test_only_what_is_quoted_keeps_its_lines() -> None:
+    message = folded("it\n  failed" + quote("a\n\n  b  \n"))
+    assert message == "it failed\n  | a\n  |   b"
+    assert folded("it failed" + quote(" \n")) == "it failed"
+    long = quote("\n".join(map(str, range(100))))
+    assert long.startswith("\n  | …\n  | 85\n")
+    assert long.endswith("\n  | 99")

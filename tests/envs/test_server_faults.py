@@ -226,9 +226,9 @@ async def test_the_agents_side_of_the_client() -> None:
             assert own.info.view.tools[0].name == "write"
             step = await own.step(call("write", line="x"))
             assert (step.view.text, step.record) == ("ok", None)
-            with pytest.raises(UsageError, match="agent may not reset"):
+            with pytest.raises(UsageError, match="agent may not call reset"):
                 await own.reset()
-            with pytest.raises(UsageError, match="agent may not open"):
+            with pytest.raises(UsageError, match="agent may not call open"):
                 async with side.open("test/pad"):
                     pass
         last = await env.step(FinishAction())

@@ -70,7 +70,7 @@ async def refused(session: RemoteSession, *calls: str) -> None:
         "records": session.records,
     }
     for name in calls:
-        with pytest.raises(UsageError, match=f"may not {name}"):
+        with pytest.raises(UsageError, match=f"may not call {name}"):
             await attempts[name]()
 
 
@@ -91,7 +91,7 @@ async def test_a_grader_reads_records_and_concludes_and_does_nothing_else() -> N
             assert (graded.end, graded.score) == (EndReason.SUBMITTED, 1.0)
         with pytest.raises(RuntimeError, match="ended"):
             await env.step(call("show"))
-        with pytest.raises(UsageError, match="may not open"):
+        with pytest.raises(UsageError, match="may not call open"):
             async with graders.open("test/pad"):
                 pass
         with pytest.raises(UsageError, match="name the session"):

@@ -133,6 +133,31 @@ async def test_a_session_of_openenvs_is_attached_to_in_its_worker(front: Front) 
 
 
 @shared
+async def test_a_session_made_over_http_is_reached_from_any_connection(front: Front) -> None:
+    async def rpc(worker: int, method: str, **params: Any) -> Any:
+        """Over a connection of its own, to a worker of choice."""
+        request = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+        async with (
+            ClientSession(headers={WORKER_HEADER: str(worker)}) as http,
+            http.post(f"{front.url}/openenv/tools/configdesk/mcp", json=request) as answer,
+        ):
+            reply = await answer.json()
+            assert reply["id"] == 7
+            return reply.get("result") or reply["error"]
+
+    name = (await rpc(0, "openenv/session/create"))["session_id"]
+    assert name.startswith("0.")
+    for worker in (1, 0, 1):
+        assert "isError" in await rpc(worker, "tools/call", session_id=name, name="check")
+    async with ClientSession() as http, http.ws_connect(f"{front.url}/ws?session_id={name}") as socket:
+        await socket.send_json({"type": "state"})
+        assert (await socket.receive_json())["data"]["step_count"] == 3
+        assert (await rpc(1, "openenv/session/close", session_id=name))["closing"]
+    unknown = await rpc(1, "tools/call", session_id="0.8f14e45f", name="check")
+    assert unknown["message"] == "Unknown session_id: 0.8f14e45f"
+
+
+@shared
 async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
     async with connect(front.url) as envs, ClientSession() as http, AsyncExitStack() as stack:
         names = {
@@ -208,7 +233,7 @@ async def test_what_a_server_refuses_is_refused_before_a_worker_starts() -> None
 
 async def test_a_worker_that_does_not_come_up_stops_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front_module, "START_SECONDS", 0.0)
-    with pytest.raises(UsageError, match="did not start"):
+    with pytest.raises(UsageError, match="was not ready within 0 s"):
         async with make_front():
             pass
 
@@ -229,6 +254,10 @@ def test_what_a_worker_gives_out_leads_back_to_it(index: int) -> None:
         (b"GET /turnwise/v1 HTTP/1.1\r\nTurnwise-Worker: 3x\r\n\r\n", None),
         (b"GET /Turnwise-Worker: 3\r\n\r\n", None),
         (b"GET / HTTP/1.1\r\nAuthorization: Bearer a-long-secret\r\n\r\n", None),
+        (b"GET / HTTP/1.1\r\nAuthorization: Basic YW55OjEueA==\r\n\r\n", 1),  # any:1.x
+        (b"GET / HTTP/1.1\r\nAuthorization: Basic MS54\r\n\r\n", None),  # 1.x, which is no password
+        (b"GET / HTTP/1.1\r\nAuthorization: Basic ?\r\nHost: a\r\n\r\n", None),
+        (b"GET /ws?session_id=2.8f HTTP/1.1\r\nAuthorization: Digest 1.x\r\n\r\n", 2),
         (b"GET /ws?session_id=2.8f14e45f HTTP/1.1\r\nHost: a\r\n\r\n", 2),
         (b"GET /ws?session_id=8f14e45f HTTP/1.1\r\nHost: a\r\n\r\n", None),
         (b"", None),

@@ -69,7 +69,7 @@ def test_the_newest_success_and_failure_are_picked(run) -> None:
     assert picks == {
         "Solved": "train-2/0-0",
         "Not solved": "train-2/0-1",
-        "Held out, not solved": "eval-test/0-0",
+        "Evaluation, not solved": "eval-test/0-0",
         "How it began": "train-1/0-1",
     }
 
@@ -84,7 +84,7 @@ def test_progress_without_a_terminal_is_plain_lines(rows) -> None:
         progress.log({"kind": "warning", "step": 10, "reason": "completion fell\x1b[2J"})
     lines = out.getvalue().splitlines()
     assert lines[0] == "quickstart"
-    assert "held out: 55% (43–67%) on 64 tasks of validation, step 10" in lines
+    assert "evaluation: 55% (43–67%) on 64 tasks of validation, step 10" in lines
     assert "\x1b" not in out.getvalue()
     assert "warning at step 10: completion fell\\x1b[2J" in lines
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from turnwise.cli.messages import told
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,7 +74,7 @@ async def _admit(tasks: Sequence[SweTask], jobs: int, backend: str | None) -> li
                 async with envs.open("swe/tasks", task=task.task("swe/tasks", 0)) as session:
                     await session.reset()  # baseline and reference are what they should be
             except EpisodeFailed as problem:
-                click.echo(f"left out: {' '.join(str(problem).split())}", err=True)
+                click.echo(f"left out: {told(str(problem))}", err=True)
                 return
             base, reference = await trees(task)
             admitted, why = await classify(task, base, reference, machines_for(task, running))

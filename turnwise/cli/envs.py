@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from turnwise.envs.registry import EnvSpec
     from turnwise.envs.types import AgentView, ToolSpec
 
+LOOKED_AT = 500
+"""Tasks of a split that are looked at for how their grades are protected."""
+
 
 @click.group(cls=Commands, invoke_without_command=True, short_help="List environments, or show one.")
 @click.pass_context
@@ -51,7 +54,6 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     NAME may carry options, as in 'tools/configdesk?level=3'.
     """
     import asyncio
-    import inspect
 
     from rich.padding import Padding
     from rich.text import Text
@@ -76,14 +78,30 @@ def show_env(name: str, split: str, backend: str | None) -> None:
     console.print(Text(str(spec), style="bold"))
     console.print(Padding(describe(type(env)), (0, 0, 0, 2)))
     section("Tools", [(signature(tool), tool.description) for tool in env.interface.specs])
-    section("Milestones", [(m.name, inspect.getdoc(m.function) or "") for m in env.interface.milestones])
+    section(
+        "Milestones",
+        [(m.name, " ".join((m.function.__doc__ or "").split())) for m in env.interface.milestones],
+    )
     section("Reward channels", [(name, f"level {level}") for name, level in env.channels().items()])
     section("Options", options(env))
-    section("Tasks", [(part, f"{len(env.task_set(part)):,}") for part in SPLITS])
+    section("Tasks", [(part, tasks_line(env, part)) for part in SPLITS])
     section(
         f"A sample task, {task.id}",
         [("instruction", task.public.instruction or "–"), ("first view", view_text(view))],
     )
+
+
+def tasks_line(env: Env, split: str) -> str:
+    """How many tasks a split has, and how their grades are protected where that differs between tasks."""
+    from collections import Counter
+
+    from turnwise.viewer.console import told
+
+    tasks = env.task_set(split)
+    looked_at = tasks[:LOOKED_AT]
+    graded = Counter(found for task in looked_at if (found := env.assurance(task)))
+    of = f" of the first {LOOKED_AT:,}" if len(tasks) > LOOKED_AT else ""
+    return f"{len(tasks):,}" + (f", graded{of}: {told(graded)}" if graded else "")
 
 
 async def opening(spec: EnvSpec, split: str, backend: str | None) -> AgentView:

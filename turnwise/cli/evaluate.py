@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def evaluate_command(
     env: str, policy: str, tasks: int | None, k: int, split: str, seed: int, backend: str | None
 ) -> None:
-    """Evaluate a policy on held-out tasks: success with a 95% interval, pass@k, how episodes end.
+    """Evaluate a policy on the tasks of a split: success with a 95% interval, pass@k, how episodes end.
 
     \b
     Examples:

@@ -1,4 +1,7 @@
-"""What a failure is told as: one line and an exit code, or None for a fault of ours, with its traceback."""
+"""What a failure is told as: one line and an exit code, or None for a fault of ours, with its traceback.
+
+Below the line stands what it quotes of a program's output, if anything.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def explain(error: BaseException) -> Explained | None:
     if isinstance(error, click.NoSuchOption):
         return Explained(_unknown_option(error), 2)
     if isinstance(error, click.ClickException):
-        return Explained(_one_line(error.format_message()), 2)
+        return Explained(told(error.format_message()), 2)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_EXTRA:
         return Explained(f"this needs {error.name}: pip install 'turnwise[train]'", 2)
     if isinstance(error, OSError) and error.strerror:
@@ -40,9 +43,9 @@ def explain(error: BaseException) -> Explained | None:
     from turnwise.sandbox.images.errors import ImageError
 
     if isinstance(error, UsageError | ImageError):
-        return Explained(_one_line(str(error)), 2)
+        return Explained(told(str(error)), 2)
     if isinstance(error, SandboxError | EpisodeFailed):
-        return Explained(_one_line(str(error)), 1)
+        return Explained(told(str(error)), 1)
     return None
 
 
@@ -55,15 +58,19 @@ def _unknown_option(error: click.NoSuchOption) -> str:
     return str(unknown("option", error.option_name, names))
 
 
-def _one_line(message: str) -> str:
-    return " ".join(message.split())
+def told(message: str) -> str:
+    """A message as a terminal may show it."""
+    from turnwise.envs.errors import folded
+    from turnwise.viewer.words import printable
+
+    return printable(folded(message))
 
 
 class _Lines(logging.Handler):
     """Warnings of the log as lines, written to wherever standard error goes at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {_one_line(record.getMessage())}", file=sys.stderr)
+        print(f"{record.levelname.lower()}: {told(record.getMessage())}", file=sys.stderr)
 
 
 def install_warnings() -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from turnwise.cli.shell import command_line
 from turnwise.trainer.run_folder import Run
-from turnwise.viewer.console import episode_view, held_out_table, make_console, pairs
+from turnwise.viewer.console import episode_view, evaluations_table, make_console, pairs
 from turnwise.viewer.episodes import pick_episodes
 from turnwise.viewer.progress import Progress
 from turnwise.viewer.report import write_report
@@ -47,11 +47,11 @@ def follow(
 
 
 def print_result(console: Console, folder: Path) -> None:
-    """Held-out success, an episode turn by turn, the report's path and commands to try next."""
+    """Success, an episode turn by turn, the report's path and commands to try next."""
     run = RunFolder(folder)
     picks = pick_episodes(run)
-    heading(console, "Held-out success")
-    console.print(held_out_table(run.evaluations))
+    heading(console, "Success")
+    console.print(evaluations_table(run.evaluations))
     if picks:
         heading(console, picks[0].title)
         console.print(episode_view(picks[0].shown))

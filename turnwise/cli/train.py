@@ -64,12 +64,19 @@ def train(
 
 
 def show_plan(recipe: Recipe) -> None:
-    """Say what a recipe would do, and what it lacks here. Raises ``UsageError`` where it is wrong."""
+    """Say what a recipe would do, and what it lacks here. Raises ``UsageError`` where it is wrong, also where
+    there is nothing to train on."""
+    from turnwise.envs.errors import UsageError
     from turnwise.trainer.setup import lacking, read
     from turnwise.viewer.console import make_console, pairs
 
     plan = read(recipe)
     rollout, missing = recipe.rollout, lacking(plan)
+    if not missing and not len(plan.tasks("train")):
+        raise UsageError(
+            f"recipe {recipe.name}: env={recipe.env} has no tasks in split 'train'; add some, or choose "
+            "another environment with --set env=NAME"
+        )
     episodes = rollout.tasks * rollout.group
     lines = [
         ("recipe", f"{recipe.name}, seed {recipe.seed}"),
@@ -82,9 +89,10 @@ def show_plan(recipe: Recipe) -> None:
         ),
         ("training", f"{recipe.steps:,} steps, {episodes * recipe.steps:,} episodes"),
         (
-            "held out",
+            "evaluation",
             f"{recipe.evaluate.tasks} tasks of {recipe.evaluate.split}, every {recipe.evaluate.every} steps",
         ),
+        ("held out", f"{recipe.evaluate.tasks} tasks of test, after the last step"),
         *(("lacks here", line) for line in missing),
         ("verdict", "the recipe is sound" + ("" if missing else ", and can be trained here")),
     ]
