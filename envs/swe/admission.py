@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from turnwise.envs.swe.bench import counted
-from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, choose_assurance
+from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, calibrate, choose_assurance
 from turnwise.envs.swe.grading.machines import WORKER_LIMITS
 from turnwise.envs.swe.grading.rules import holds_tests
+from turnwise.envs.swe.grading.seeded import seeded_suite
 from turnwise.envs.swe.patch import PatchFailed, apply_patch
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import owned_files
@@ -50,17 +51,32 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
         return None
 
 
+def fresh_suite_of(task: SweTask, base: Tree) -> Suite | None:
+    """The suite of a task's seeded tests; None where it has none."""
+    if task.seeded is None:
+        return None
+    return seeded_suite(task.seeded, repaired(task, base), Rules(sources=task.sources))
+
+
+def repaired(task: SweTask, base: Tree) -> Tree:
+    """A task's repository with its reference repair.
+
+    Raises :class:`~turnwise.envs.swe.problems.TaskProblem` where that does not apply.
+    """
+    try:
+        after = {**base, **apply_patch(task.patch, base)}
+    except PatchFailed as error:
+        raise TaskProblem(ProblemKind.PATCH, task.id, f"its patch does not apply: {error}") from None
+    return {path: data for path, data in after.items() if data is not None}
+
+
 async def trees(task: SweTask) -> tuple[Tree, Tree]:
     """The broken repository and the repaired one; empty where they are in an image.
 
     Raises :class:`~turnwise.envs.swe.problems.TaskProblem` where the reference does not apply.
     """
     base, _ = await owned_files(task)
-    try:
-        repaired = {**base, **apply_patch(task.patch, base)} if base else {}
-    except PatchFailed as error:
-        raise TaskProblem(ProblemKind.PATCH, task.id, f"its patch does not apply: {error}") from None
-    return base, {path: data for path, data in repaired.items() if data is not None}
+    return base, repaired(task, base) if base else {}
 
 
 async def admit(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:
@@ -74,18 +90,35 @@ async def classify(task: SweTask, base: Tree, reference: Tree, machines: Machine
     ``base`` is the broken repository and ``reference`` the repaired one, whole. Declare
     ``split-with-edits`` where tests were rewritten to be split. Raises ``SandboxError``.
     """
+    task = await with_seeded(task, base, reference, machines)
     edited = task.assurance == "split-with-edits"
-    suite = suite_of(_with(task, assurance=None, calibration=None), base)
-    none = _with(task, assurance="one-process", calibration=None)
+    suite = suite_of(with_fields(task, assurance=None, calibration=None), base)
+    none = with_fields(task, assurance="one-process", calibration=None)
     if suite is None:
         return none, "it is in an image, or its sources are not declared as packages or modules"
     try:
         found = await choose_assurance(suite, reference, base, machines=machines, edited=edited)
     except NotCalibrated as error:
         return none, str(error)
-    return _with(task, assurance=found.assurance, calibration=found.calibration), ""
+    return with_fields(task, assurance=found.assurance, calibration=found.calibration), ""
 
 
-def _with(task: SweTask, **fields: Any) -> SweTask:
+async def with_seeded(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:
+    """The task with its seeded tests calibrated, or without them where they cannot judge.
+
+    Raises ``SandboxError``.
+    """
+    suite = fresh_suite_of(task, base)
+    if task.seeded is None or suite is None or suite.is_calibrated:
+        return task
+    try:
+        found = await calibrate(suite, reference, base, machines=machines)
+    except NotCalibrated:
+        return with_fields(task, seeded=None)
+    return with_fields(task, seeded=task.seeded.model_copy(update={"calibration": found.calibration}))
+
+
+def with_fields(task: SweTask, **fields: Any) -> SweTask:
     """A changed task, without what was worked out of the old one."""
-    return SweTask.model_validate(dict(task) | fields)
+    own = {name: getattr(task, name) for name in SweTask.model_fields}
+    return SweTask.model_validate(own | fields)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
 
+from turnwise.envs.swe.grading.seeded import Seeded
 from turnwise.envs.swe.grading.suite import Assurance, Calibration
 from turnwise.envs.types import EpisodeLimits, Model, Split, Task, TaskPublic, TaskRef, TaskSecret
 
@@ -124,6 +125,8 @@ class SweTask(Model):
     """How its grade is protected; None for a task that was not admitted, which is graded in one process."""
     calibration: Calibration | None = None
     """What admission found out for the grader; None where that is not used."""
+    seeded: Seeded | None = None
+    """Tests that ask for fresh inputs at every grading; the judge alone has them, whatever the class."""
     verified: bool = False
     """Its baseline and its reference were checked; otherwise they are when an episode of it begins."""
     limits: SweLimits = SweLimits()

@@ -88,7 +88,8 @@ async def _split(suite: Suite, base: Tree, source: Tree, machines: Machines) -> 
         if told.surface is None:
             raise NotCalibrated("the reference cannot be imported", detail="; ".join(told.notes))
         surface = {module: tuple(map(_entry, entries)) for module, entries in told.surface.items()}
-        seen = await split.judge(split.Order(suite, seeds=fresh_seeds(), surface=surface), snapshot, machines)
+        looking = split.Order(suite, seeds=fresh_seeds(), surface=surface, ids=())
+        seen = await split.judge(looking, snapshot, machines)
     for name, detail in seen.uncollected.items():
         raise NotCalibrated("a test file cannot be read", [name], detail)
     return Calibration(digest="", collected=seen.collected, seeded=seen.seeded, surface=surface)

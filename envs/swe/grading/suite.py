@@ -24,6 +24,10 @@ Entry = tuple[str, str, tuple[tuple[str, str], ...]]
 """A name of a module, what it stands for, and where that is defined, its bases following."""
 
 
+SEEDS = ("first", "second")
+"""Every seeded test runs once with each, and its ids end so."""
+
+
 class Bounds(Model):
     """What the code under test may take in one test."""
 
@@ -96,6 +100,11 @@ class Suite(Model):
     def digest(self) -> str:
         """Of all but the calibration."""
         return hashlib.sha256(self.model_dump_json(exclude={"calibration"}).encode()).hexdigest()
+
+    @property
+    def is_calibrated(self) -> bool:
+        """It was, as it is now."""
+        return self.calibration is not None and self.calibration.digest == self.digest
 
     @property
     def calibrated(self) -> Calibration:
