@@ -12,16 +12,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from turnwise.envs.swe.bench import counted
-from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, calibrate, choose_assurance
+from turnwise.envs.swe.grading import Machines, NotCalibrated, Rules, Suite, calibrate
 from turnwise.envs.swe.grading.machines import WORKER_LIMITS
 from turnwise.envs.swe.grading.rules import holds_tests
 from turnwise.envs.swe.grading.seeded import seeded_suite
+from turnwise.envs.swe.grading.suite import Assurance
+from turnwise.envs.swe.judged import selection
 from turnwise.envs.swe.patch import PatchFailed, apply_patch
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import owned_files
 from turnwise.envs.swe.task import SweTask, Tree
 from turnwise.sandbox.contract import Backend, MiB, SandboxSpec
+
+ROUNDS = 3
+"""In which tests are found that cannot be split."""
+MOST = 0.5
+"""The share of the tests to be mended, of those that would be judged, that has to be split."""
 
 
 def machines_for(task: SweTask, backend: Backend) -> Machines:
@@ -35,15 +41,19 @@ def suite_of(task: SweTask, base: Tree) -> Suite | None:
     if task.repository.kind == "image" or task.ids == "dotted" or not task.sources:
         return None
     hidden = {path: text.encode() for path, text in task.hidden.items()}
-    files = {name.split("::")[0] for name in counted(task)}
+    mended, kept = (
+        tuple(name for name in names if not task.judged or name in task.judged)
+        for names in (task.fail_to_pass, task.pass_to_pass)
+    )
+    files = {name.split("::")[0] for name in (*mended, *kept)}
     beside = {path: data for path, data in base.items() if task.is_test(path)}
     tests = {path: data for path, data in beside.items() if path in files or not holds_tests(path)} | hidden
     try:
         return Suite(
             rules=Rules(sources=task.sources),
             files=tests,
-            fail_to_pass=task.fail_to_pass,
-            pass_to_pass=tuple(name for name in task.pass_to_pass if name not in task.fail_to_pass),
+            fail_to_pass=mended,
+            pass_to_pass=tuple(name for name in kept if name not in mended),
             assurance=task.assurance if task.assurance not in (None, "one-process") else "split",
             calibration=task.calibration,
         )
@@ -92,15 +102,52 @@ async def classify(task: SweTask, base: Tree, reference: Tree, machines: Machine
     """
     task = await with_seeded(task, base, reference, machines)
     edited = task.assurance == "split-with-edits"
-    suite = suite_of(with_fields(task, assurance=None, calibration=None), base)
-    none = with_fields(task, assurance="one-process", calibration=None)
-    if suite is None:
-        return none, "it is in an image, or its sources are not declared as packages or modules"
+    bare = with_fields(task, assurance="one-process", calibration=None, judged=())
+    if suite_of(bare, base) is None:
+        return bare, "it is in an image, or its sources are not declared as packages or modules"
+    found = await _split(bare, base, reference, machines, "split-with-edits" if edited else "split")
+    if found is not None:
+        return found, ""
     try:
-        found = await choose_assurance(suite, reference, base, machines=machines, edited=edited)
+        return await _as(bare, "in-process", selection(bare), base, reference, machines), ""
     except NotCalibrated as error:
-        return none, str(error)
-    return with_fields(task, assurance=found.assurance, calibration=found.calibration), ""
+        return bare, str(error)
+
+
+async def _split(
+    task: SweTask, base: Tree, reference: Tree, machines: Machines, assurance: Assurance
+) -> SweTask | None:
+    """The task as its tests can be split, without those that cannot where most can; None where few can."""
+    wanted = len(set(selection(task)) & set(task.fail_to_pass))
+    unfit: set[str] = set()
+    for _ in range(ROUNDS):
+        judged = selection(task, unfit)
+        if len(set(judged) & set(task.fail_to_pass)) < MOST * wanted:
+            return None
+        try:
+            return await _as(task, assurance, judged, base, reference, machines)
+        except NotCalibrated as error:
+            if not error.tests:
+                return None
+            unfit |= set(error.tests)
+    return None
+
+
+async def _as(
+    task: SweTask,
+    assurance: Assurance,
+    judged: tuple[str, ...],
+    base: Tree,
+    reference: Tree,
+    machines: Machines,
+) -> SweTask:
+    """The task in a class, with these tests judged. Raises :class:`NotCalibrated`."""
+    every = set(judged) == {*task.fail_to_pass, *task.pass_to_pass}
+    chosen = with_fields(task, assurance=assurance, judged=() if every else judged)
+    suite = suite_of(chosen, base)
+    assert suite is not None
+    found = await calibrate(suite, reference, base, machines=machines)
+    return with_fields(chosen, calibration=found.calibration)
 
 
 async def with_seeded(task: SweTask, base: Tree, reference: Tree, machines: Machines) -> SweTask:

@@ -111,8 +111,9 @@ class SweTask(Model):
     sources: tuple[str, ...] = ()
     """Files and folders that a repair may change; empty: all but tests."""
     runner: Runner = "pytest"
-    ids: Literal["node", "dotted"] = "node"
-    """``dotted`` names a test ``Class.test``, without its file, as R2E-Gym does."""
+    ids: Literal["node", "exact", "dotted"] = "node"
+    """``node`` ends an id at its first space, as ``swebench`` does, ``exact`` does not; ``dotted`` names a
+    test ``Class.test``, without its file, as R2E-Gym does."""
     weights: dict[str, float] = Field(default_factory=dict)
     """How hard each test of ``fail_to_pass`` is to make pass, relative to the others; 1 where not given."""
     difficulty: float | None = None
@@ -123,6 +124,8 @@ class SweTask(Model):
     """The repository has a ``.git`` of one commit."""
     assurance: Assurance | Literal["one-process"] | None = None
     """How its grade is protected; None for a task that was not admitted, which is graded in one process."""
+    judged: tuple[str, ...] = ()
+    """The tests that the judge runs, where those are not all: see :mod:`.judged`."""
     calibration: Calibration | None = None
     """What admission found out for the grader; None where that is not used."""
     seeded: Seeded | None = None

@@ -204,7 +204,7 @@ class Build:
             task = await asyncio.to_thread(kept.row.to_task, self._out)
             base, reference = await trees(task)
             task = await admit(task, base, reference, machines_for(task, await self._sandboxes.backend()))
-        fields = task.model_dump(mode="json", include={"assurance", "calibration", "seeded"})
+        fields = task.model_dump(mode="json", include={"assurance", "calibration", "judged", "seeded"})
         seconds = round(time.monotonic() - started, 2)
         self._records.add(Admitted(package=kept.package, bug=kept.bug, fields=fields, seconds=seconds))
 

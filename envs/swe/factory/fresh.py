@@ -110,7 +110,7 @@ class Oracle:
         module = module_name(bug.path, self._rules)
         own = [f"{module}:{name}" for name in bug.functions]
         led = {entry for name in own for entry in self._calls.led.get(name, ())}
-        if not led:  # it is called when the module is imported, if at all
+        if not any(name in self._calls.led for name in own):  # it is called when its module is imported
             led = {name for name in self._calls.seen if name.partition(":")[0] == module}
         found = sorted(led, key=lambda name: (name not in own, name.partition(":")[0] != module, name))
         return [name for name in found if name in self._calls.seen][:MOST_ASKED]
@@ -121,8 +121,9 @@ class Oracle:
             return
         first, second = await self._answers(names, {}), await self._answers(names, {})
         for name in names:
-            words, again = first.get(name, ()), second.get(name, ())
-            fit = bool(words) and words == again and sum(map(bool, words)) >= FEWEST * 2
+            pairs = list(zip(first.get(name, ()), second.get(name, ()), strict=False))
+            words = tuple(word for word, _ in pairs)
+            fit = all(word == again for word, again in pairs) and sum(map(bool, words)) >= 2 * FEWEST
             self._known[name] = words if fit else None
 
     async def _answers(self, names: Sequence[str], changes: Changes) -> Answers:

@@ -147,6 +147,7 @@ def _made(
         fail_to_pass=failing,
         pass_to_pass=_counted(failing, passing, rng),
         visible=prepared.baseline.files,
+        ids="exact",
         sources=prepared.sources,
         difficulty=difficulty(
             bug, len(failing), len(prepared.baseline.tests), named=named(failures, tests, bug)

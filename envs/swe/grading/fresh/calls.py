@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from inspect import CO_VARARGS, CO_VARKEYWORDS
+from inspect import CO_OPTIMIZED, CO_VARARGS, CO_VARKEYWORDS
 from types import CodeType, FrameType
 from typing import Any
 
@@ -68,7 +68,7 @@ class Watch:
         if code not in self._places:
             module = self._modules.get(os.path.realpath(code.co_filename))
             name = code.co_qualname
-            ours = module is not None and not name.startswith("<")
+            ours = module is not None and code.co_flags & CO_OPTIMIZED and not name.startswith("<")
             self._places[code] = (str(module), name) if ours else None
         return self._places[code]
 
@@ -104,7 +104,7 @@ def main(orders_path: str) -> None:
     sys.setprofile(None)
     told = {
         "seen": {name: list(texts) for name, texts in watch.seen.items() if texts},
-        "led": {name: sorted(entries) for name, entries in watch.led.items() if entries},
+        "led": {name: sorted(entries) for name, entries in watch.led.items()},
     }
     with open(orders["out"], "w") as file:
         json.dump(told, file)

@@ -23,7 +23,7 @@ from turnwise.envs.swe.grading.fresh.draw import draws
 from turnwise.envs.swe.grading.fresh.original import Guard, function
 
 CALL_SECONDS = 0.5
-"""Of one call: the original has to answer many of them in a test."""
+"""Of the processor, for one call: the original has to answer many of them in a test."""
 SECONDS = 5.0
 """Of all of a function's."""
 
@@ -36,7 +36,7 @@ def main(orders_path: str) -> None:
     with open(orders_path) as file:
         orders = json.load(file)
     sys.path[:0] = orders["roots"]
-    signal.signal(signal.SIGALRM, _late)
+    signal.signal(signal.SIGPROF, _late)
     with open(orders["out"], "w") as out:
         for name, seen in orders["functions"].items():
             try:
@@ -54,10 +54,10 @@ def _late(number: int, frame: FrameType | None) -> None:
 
 def _answers(name: str, seen: list[str], seed: str) -> list[str]:
     asked = function(name)
-    began, found = time.monotonic(), list[str]()
+    began, found = time.process_time(), list[str]()
     for text in itertools.islice(draws(seen, Random(f"{seed} {name}")), DRAWN):
         with Guard() as guard:
-            signal.setitimer(signal.ITIMER_REAL, CALL_SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, CALL_SECONDS)
             try:
                 word = _word(answer(asked, text))
             except NoAnswer:
@@ -65,11 +65,11 @@ def _answers(name: str, seen: list[str], seed: str) -> list[str]:
             except Late:
                 word = "late"
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
         if guard.refused:
             raise OSError(f"it reaches for {guard.refused[0]}")
         found.append(word)
-        if time.monotonic() - began > SECONDS:
+        if time.process_time() - began > SECONDS:
             break
     return found
 
