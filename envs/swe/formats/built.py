@@ -57,7 +57,8 @@ class BuiltRow(Model):
     def seeded_tests(self) -> int:
         """How many functions are asked about fresh inputs when it is graded."""
         seeded = self.task.get("seeded")
-        return len(seeded["tests"]) if seeded else 0
+        tests = seeded.get("tests") if isinstance(seeded, dict) else None
+        return len(tests) if isinstance(tests, list) else 0
 
     def to_task(self, above: Path) -> SweTask:
         """The task of a row, of a file in ``above``. Raises :class:`TaskProblem`."""

@@ -42,3 +42,4 @@ def test_it_is_small_and_brings_its_licence() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 200_000
     assert "Permission is hereby granted" in (FOLDER / "repositories/inflection-0.5.1/LICENSE").read_text()
     assert any(task.seeded is not None for task in TASKS)
+    assert any(" " in name for task in TASKS for name in task.judged), "ids of parameters are whole"

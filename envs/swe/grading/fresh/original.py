@@ -85,7 +85,7 @@ class Original:
 
     def __enter__(self) -> None:
         self._before = sys.meta_path[:], sys.path[:], self._taken()
-        sys.meta_path[:] = STANDARD
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder in STANDARD]
         sys.path[:0] = self._roots
         sys.modules.update(self._modules)
         importlib.invalidate_caches()

@@ -109,4 +109,5 @@ _PARTS: dict[type, tuple[str, Callable[[Any], list[Any]]]] = {
     kind: ("dict", _items) if issubclass(kind, dict) else (tag, _list)
     for kind, (tag, _, _) in codec.CONTAINERS.items()
     if kind not in (set, frozenset, slice)
-} | {list: ("list", _list)}
+}
+_PARTS[list] = ("list", _list)
