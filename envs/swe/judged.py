@@ -1,8 +1,9 @@
 """Which of a task's tests the judge runs: each runs in a sandbox of its own, so not a hundred.
 
-Every test that counts decides, since what fails one of them when tests and code are merely run together has
-failed. Of many the judge is asked about those that are kept here: of each test function one after the other, those
-to be mended first, and of the others those in the same files first. Which they are depends on the task alone.
+Every test that counts decides, since what fails one of them when tests and code are merely run together
+has failed. Of many the judge is asked about those that are kept here: of each test function one after the
+other, those to be mended first, and of the others those in the same files first. Which they are depends on
+the task alone.
 """
 
 from __future__ import annotations

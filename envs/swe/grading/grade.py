@@ -8,7 +8,7 @@ import time
 from turnwise.envs.swe.grading import inprocess, split
 from turnwise.envs.swe.grading.machines import Machines, program_files, repository
 from turnwise.envs.swe.grading.rules import Rejection, Submission, Tree
-from turnwise.envs.swe.grading.suite import SEEDS, Suite
+from turnwise.envs.swe.grading.suite import SEEDS, Suite, census
 from turnwise.envs.swe.grading.verdict import Verdict, rejected, verdict
 
 
@@ -42,7 +42,7 @@ async def _split(suite: Suite, base: Tree, source: Tree, machines: Machines) -> 
         seen.passed(),
         seen.details | seen.uncollected,
         notes=list(dict.fromkeys(seen.notes)),
-        complete=seen.collected == known.collected and not seen.uncollected,
+        complete=census(seen.collected) == known.collected and not seen.uncollected,
         seconds=time.monotonic() - began,
     )
 

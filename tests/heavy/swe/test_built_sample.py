@@ -1,4 +1,4 @@
-"""The committed tasks of the factory: solved by their references, not by doing nothing, as they were admitted."""
+"""The committed tasks of the factory: solved by their references, and not by doing nothing."""
 
 from __future__ import annotations
 
