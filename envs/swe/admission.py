@@ -127,7 +127,7 @@ async def _split(
         try:
             return await _as(task, assurance, judged, base, reference, machines)
         except NotCalibrated as error:
-            if not error.tests:
+            if unfit.union(error.tests).isdisjoint(judged):  # it is none of theirs that is wrong
                 return None
             unfit |= set(error.tests)
     return None
