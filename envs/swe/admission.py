@@ -127,7 +127,7 @@ async def _split(
         try:
             return await _as(task, assurance, judged, base, reference, machines)
         except NotCalibrated as error:
-            if unfit.union(error.tests).isdisjoint(judged):  # it is none of theirs that is wrong
+            if set(error.tests).isdisjoint(judged):  # it is none of theirs that is wrong
                 return None
             unfit |= set(error.tests)
     return None
