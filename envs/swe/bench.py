@@ -115,7 +115,7 @@ def counted(task: SweTask) -> tuple[str, ...]:
 
 def _files_of_tests(task: SweTask) -> list[str]:
     """What the runner is given: visible and hidden tests, and the files of others that count."""
-    listed = [name.split("::")[0] for name in counted(task)] if task.ids == "node" else []
+    listed = [name.split("::")[0] for name in counted(task)] if task.ids != "dotted" else []
     hidden = [path for path in task.hidden if path.endswith(".py")]
     files = [path for path in dict.fromkeys([*hidden, *listed]) if not task.is_visible(path)]
     return [*task.visible, *files]

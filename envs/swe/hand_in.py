@@ -14,7 +14,7 @@ from collections import OrderedDict
 from weakref import WeakKeyDictionary
 
 from turnwise.envs.errors import UsageError
-from turnwise.envs.swe.admission import machines_for, suite_of
+from turnwise.envs.swe.admission import fresh_suite_of, machines_for, suite_of
 from turnwise.envs.swe.bench import Bench, digest
 from turnwise.envs.swe.grading import Reason, Rejection, Submission, Suite, Verdict, collect, grade, take
 from turnwise.envs.swe.grading.machines import require_pytest
@@ -32,36 +32,42 @@ _verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
-def judged_by(task: SweTask, base: Tree) -> Suite | None:
-    """The suite that judges a task; None for one that is graded in one process.
+def judged_by(task: SweTask, base: Tree) -> tuple[Suite, ...]:
+    """The suites that judge a task, one after the other; none for one that is graded in one process.
 
     Raises ``UsageError`` where the task was changed since it was admitted, and where pytest is missing.
     """
-    if task.calibration is None:
-        return None
-    require_pytest()
-    suite = suite_of(task, base)
-    if suite is None or suite.digest != task.calibration.digest:
+    found = [suite_of(task, base)] if task.calibration is not None else []
+    found += [fresh_suite_of(task, base)] if task.seeded is not None else []
+    if found:
+        require_pytest()
+    suites = [suite for suite in found if suite is not None and suite.is_calibrated]
+    if len(suites) < len(found):
         raise UsageError(f"task {task.id!r} was changed after it was admitted; run turnwise tasks admit")
-    return suite
+    return tuple(suites)
 
 
 async def graded(sandbox: Sandbox, bench: Bench, base: Tree) -> Grade:
     """The grade of what is in an agent's sandbox. Raises ``SandboxError`` where the machine fails."""
-    suite = judged_by(bench.task, base)
-    if suite is None:
+    task = bench.task
+    suites = judged_by(task, base)
+    if not suites:
         return await _in_one_process(sandbox, bench, base)
-    taken = await take(sandbox, suite.rules, at=bench.task.at)
-    submission = taken if isinstance(taken, Rejection) else await collect(taken, base, suite.rules)
+    assurance = suites[0].assurance if task.calibration is not None else ONE_PROCESS
+    taken = await take(sandbox, suites[0].rules, at=task.at)
+    submission = taken if isinstance(taken, Rejection) else await collect(taken, base, suites[0].rules)
     if isinstance(submission, Submission) and not await _may_pass(bench, submission, base):
-        return _told(bench.task, Grade(score=0.0, reason=Reason.FAILED, assurance=suite.assurance))
-    verdict = await _judged(suite, bench, submission, base)
+        return _told(task, Grade(score=0.0, reason=Reason.FAILED, assurance=assurance))
+    for suite in suites:
+        verdict = await _judged(suite, bench, submission, base)
+        if verdict.score != 1.0:
+            break
     return _told(
-        bench.task,
+        task,
         Grade(
             score=verdict.score,
             reason=verdict.reason,
-            assurance=verdict.assurance,
+            assurance=assurance,
             notes=(*verdict.notes, *_worth_a_look(verdict)),
             agent_fault=verdict.agent_fault,
         ),

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
 
+from turnwise.envs.swe.grading.seeded import Seeded
 from turnwise.envs.swe.grading.suite import Assurance, Calibration
 from turnwise.envs.types import EpisodeLimits, Model, Split, Task, TaskPublic, TaskRef, TaskSecret
 
@@ -110,8 +111,9 @@ class SweTask(Model):
     sources: tuple[str, ...] = ()
     """Files and folders that a repair may change; empty: all but tests."""
     runner: Runner = "pytest"
-    ids: Literal["node", "dotted"] = "node"
-    """``dotted`` names a test ``Class.test``, without its file, as R2E-Gym does."""
+    ids: Literal["node", "exact", "dotted"] = "node"
+    """``node`` ends an id at its first space, as ``swebench`` does, ``exact`` does not; ``dotted`` names a
+    test ``Class.test``, without its file, as R2E-Gym does."""
     weights: dict[str, float] = Field(default_factory=dict)
     """How hard each test of ``fail_to_pass`` is to make pass, relative to the others; 1 where not given."""
     difficulty: float | None = None
@@ -122,8 +124,12 @@ class SweTask(Model):
     """The repository has a ``.git`` of one commit."""
     assurance: Assurance | Literal["one-process"] | None = None
     """How its grade is protected; None for a task that was not admitted, which is graded in one process."""
+    judged: tuple[str, ...] = ()
+    """The tests that the judge runs, where those are not all: see :mod:`.judged`."""
     calibration: Calibration | None = None
     """What admission found out for the grader; None where that is not used."""
+    seeded: Seeded | None = None
+    """Tests that ask for fresh inputs at every grading; the judge alone has them, whatever the class."""
     verified: bool = False
     """Its baseline and its reference were checked; otherwise they are when an episode of it begins."""
     limits: SweLimits = SweLimits()

@@ -100,7 +100,7 @@ def identify(name: str, task: SweTask) -> str:
     at the first space."""
     if task.ids == "dotted":
         return ".".join(name.split("::")[1:])
-    return name.split(" ")[0]
+    return name if task.ids == "exact" else name.split(" ")[0]
 
 
 def _quoted(text: str) -> str:

@@ -114,6 +114,8 @@ def _show(report: BuildReport, out: Path) -> None:
         console.print(f"bugs that made no task: {reasons}", soft_wrap=True)
     classes = ", ".join(f"{count:,} {name}" for name, count in report.classes.items())
     console.print(f"{report.tasks:,} tasks in {out}" + (f": {classes}" if classes else ""), soft_wrap=True)
+    fresh = sum(count for tests, count in report.seeded.items() if tests != "0")
+    console.print(f"{fresh:,} of them ask for fresh inputs at every grading", soft_wrap=True)
     if report.tasks:
         split, count = max(report.splits.items(), key=lambda item: item[1])
         words = ["--policy", "scripted:oracle", "--split", split, "--tasks", min(8, count)]

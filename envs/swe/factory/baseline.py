@@ -43,7 +43,7 @@ async def find_baseline(layout: Layout, shop: Workshop, package: str) -> tuple[B
     seen, why = set[str](), ""
     for _ in range(ROUNDS):
         started = time.monotonic()
-        run = await shop.run(_changes(layout.files, files), tests)
+        run = await shop.run(changes(layout.files, files), tests)
         seconds = time.monotonic() - started
         if run.timed_out:
             raise PackageProblem(PackageFault.HANG, package, f"its tests take over {SECONDS:g} s here")
@@ -64,7 +64,8 @@ async def find_baseline(layout: Layout, shop: Workshop, package: str) -> tuple[B
     raise PackageProblem(PackageFault.NO_BASELINE, package, f"none of its tests passes twice: {why}")
 
 
-def _changes(before: Tree, after: Tree) -> Changes:
+def changes(before: Tree, after: Tree) -> Changes:
+    """What makes other files of some."""
     changed: Changes = {path: data for path, data in after.items() if before.get(path) != data}
     return changed | {path: None for path in before.keys() - after.keys()}
 

@@ -24,10 +24,11 @@ from turnwise.envs.source import SandboxSource
 from turnwise.envs.swe.admission import admit, machines_for, trees
 from turnwise.envs.swe.factory.bugs.bug import Bug
 from turnwise.envs.swe.factory.bugs.find import module_bugs, ordered_bugs
+from turnwise.envs.swe.factory.fresh import Oracle
 from turnwise.envs.swe.factory.prepare import limits_for, prepare, read_tree
 from turnwise.envs.swe.factory.problems import PackageFault, PackageProblem
 from turnwise.envs.swe.factory.records import Admitted, Kept, Order, Outcome, Prepared, Records
-from turnwise.envs.swe.factory.report import BuildReport, Refused, counted, package_report
+from turnwise.envs.swe.factory.report import BuildReport, Refused, counted, package_report, seeded
 from turnwise.envs.swe.factory.shelf import Parts, Shelf
 from turnwise.envs.swe.factory.splits import allot
 from turnwise.envs.swe.factory.trial import Package, attempt
@@ -129,12 +130,14 @@ class Build:
         enough = next((each for each in TEST_SECONDS if each >= 10 * seconds), TEST_SECONDS[-1])
         limits = limits_for(files, enough)
         folder = self._out / REPOSITORIES / prepared.package
+        shop = workshop(folder.resolve(), self._sandboxes, limits).within(max(10.0, 6 * seconds))
         return Package(
             prepared=prepared,
             files=files,
             splits={path: splits[f"{prepared.name}:{path}"] for path in prepared.modules},
             seed=self._order.seed,
-            shop=workshop(folder.resolve(), self._sandboxes, limits).within(max(10.0, 6 * seconds)),
+            shop=shop,
+            oracle=Oracle(shop, prepared.calls, prepared.sources, self._order.seed),
             limits=limits,
         )
 
@@ -201,7 +204,7 @@ class Build:
             task = await asyncio.to_thread(kept.row.to_task, self._out)
             base, reference = await trees(task)
             task = await admit(task, base, reference, machines_for(task, await self._sandboxes.backend()))
-        fields = task.model_dump(mode="json", include={"assurance", "calibration"})
+        fields = task.model_dump(mode="json", include={"assurance", "calibration", "judged", "seeded"})
         seconds = round(time.monotonic() - started, 2)
         self._records.add(Admitted(package=kept.package, bug=kept.bug, fields=fields, seconds=seconds))
 
@@ -236,6 +239,7 @@ class Build:
             tasks=len(rows),
             splits=counted(rows, "split"),
             classes=counted(rows, "assurance"),
+            seeded=seeded(rows),
             admission_seconds=round(admitting / self._jobs, 1),
             packages=tuple(packages),
             refused=tuple(self._refused),

@@ -17,7 +17,7 @@ _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 def function_name(test: str) -> str:
     """``test_b`` of ``tests/test_a.py::C::test_b[1]``."""
-    return test.split("::")[-1].split("[")[0]
+    return test.partition("[")[0].split("::")[-1]
 
 
 def without(files: Tree, tests: Iterable[str]) -> Tree:

@@ -44,7 +44,8 @@ def read_failures(output: str, tests: Iterable[str]) -> list[Failure]:
     found = []
     for test in tests:
         file, _, name = test.partition("::")
-        for section in sections.get(name.replace("::", "."), ()):
+        function, bracket, parameters = name.partition("[")
+        for section in sections.get(function.replace("::", ".") + bracket + parameters, ()):
             failure = _read(test, file, section)
             if failure is not None:
                 found.append(failure)

@@ -56,7 +56,7 @@ def lay_out(sdist: Sdist) -> Layout:
     tests = tuple(path for path in sorted(files) if holds_tests(path) and readable(files[path]))
     if not tests:
         raise PackageProblem(PackageFault.NO_TESTS, sdist.file, "it comes without tests (files test_*.py)")
-    return Layout(_put_right(files, sdist), sources, modules, tests)
+    return Layout(_put_right(files, sdist, sources), sources, modules, tests)
 
 
 def is_of_tests(path: str) -> bool:
@@ -94,10 +94,11 @@ def _is_module(path: str, sources: tuple[str, ...]) -> bool:
     return within and path.endswith(".py") and not is_of_tests(path)
 
 
-def _put_right(files: Tree, sdist: Sdist) -> Tree:
+def _put_right(files: Tree, sdist: Sdist, sources: tuple[str, ...]) -> Tree:
     kept = {path: data for path, data in files.items() if path not in SETTINGS}
     kept["pytest.ini"] = b"[pytest]\npythonpath = . src\n"
     if not any(path.endswith(".egg-info/PKG-INFO") for path in files):
+        root = ROOTS[all(source.startswith(ROOTS[1]) for source in sources)]
         name = f"{sdist.name.replace('-', '_')}-{sdist.version}.dist-info"
-        kept[f"{name}/METADATA"] = files["PKG-INFO"]
+        kept[f"{root}{name}/METADATA"] = files["PKG-INFO"]
     return kept

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.source import SandboxSource
-from turnwise.envs.swe.factory.baseline import find_baseline
+from turnwise.envs.swe.factory.baseline import changes, find_baseline
+from turnwise.envs.swe.factory.fresh import record
 from turnwise.envs.swe.factory.layout import lay_out
 from turnwise.envs.swe.factory.problems import PackageProblem
 from turnwise.envs.swe.factory.records import Prepared
@@ -41,6 +42,8 @@ async def prepare(source: str, repositories: Path, sandboxes: SandboxSource) -> 
         except PackageProblem as problem:
             needs = f"; it needs {', '.join(sdist.needs)}" if sdist.needs else ""
             raise PackageProblem(problem.fault, package, f"{problem.message}{needs}") from None
+        modules = tuple(path for path in layout.modules if path in files)
+        calls = await record(shop, changes(layout.files, files), modules, baseline.files, layout.sources)
         await asyncio.to_thread(_put, files, repositories / package)
     return Prepared(
         source=source,
@@ -49,8 +52,9 @@ async def prepare(source: str, repositories: Path, sandboxes: SandboxSource) -> 
         sdist=sdist.file,
         sha256=sdist.sha256,
         sources=layout.sources,
-        modules=tuple(path for path in layout.modules if path in files),
+        modules=modules,
         baseline=baseline,
+        calls=calls,
         seconds=round(time.monotonic() - started, 2),
     )
 

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.factory.baseline import Baseline
+from turnwise.envs.swe.factory.fresh import Calls
 from turnwise.envs.swe.formats.built import BuiltRow
 from turnwise.envs.types import Model
 
@@ -97,6 +98,7 @@ class Prepared(Model):
     sources: tuple[str, ...]
     modules: tuple[str, ...]
     baseline: Baseline
+    calls: Calls
     seconds: float
 
 

@@ -34,6 +34,8 @@ class PackageReport(Model):
     """Tasks by split."""
     classes: dict[str, int]
     """Tasks by how they are graded."""
+    seeded: dict[str, int]
+    """Tasks by how many seeded tests they have."""
     seconds: float
     """To make it ready and to try its bugs."""
     tasks_per_minute: float
@@ -57,6 +59,8 @@ class BuildReport(Model):
     tasks: int
     splits: dict[str, int]
     classes: dict[str, int]
+    seeded: dict[str, int]
+    """Tasks by how many seeded tests they have."""
     admission_seconds: float
     packages: tuple[PackageReport, ...]
     refused: tuple[Refused, ...]
@@ -65,6 +69,11 @@ class BuildReport(Model):
 def counted(rows: Sequence[BuiltRow], field: str) -> dict[str, int]:
     """How many tasks have each value of a field."""
     return dict(sorted(Counter(str(row.task.get(field, "not admitted")) for row in rows).items()))
+
+
+def seeded(rows: Sequence[BuiltRow]) -> dict[str, int]:
+    """How many tasks have how many seeded tests."""
+    return dict(sorted(Counter(str(row.seeded_tests) for row in rows).items()))
 
 
 def package_report(prepared: Prepared, rows: Sequence[BuiltRow], shelf: Shelf, jobs: int) -> PackageReport:
@@ -83,6 +92,7 @@ def package_report(prepared: Prepared, rows: Sequence[BuiltRow], shelf: Shelf, j
         kinds=dict(shelf.kinds.most_common()),
         splits=counted(rows, "split"),
         classes=counted(rows, "assurance"),
+        seeded=seeded(rows),
         seconds=round(seconds, 1),
         tasks_per_minute=round(60 * len(rows) / seconds, 1) if seconds else 0.0,
     )

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from random import Random
 
+from turnwise.envs.swe.admission import with_fields
 from turnwise.envs.swe.factory.bugs.bug import Bug, apply
 from turnwise.envs.swe.factory.cut import without
 from turnwise.envs.swe.factory.difficulty import difficulty
 from turnwise.envs.swe.factory.failures import read_failures
+from turnwise.envs.swe.factory.fresh import Oracle
 from turnwise.envs.swe.factory.issue_text import issue_text, named
 from turnwise.envs.swe.factory.records import Dropped, DropReason, Kept, Outcome, Prepared
 from turnwise.envs.swe.factory.workshop import Workshop
@@ -51,6 +53,7 @@ class Package:
     """By module."""
     seed: int
     shop: Workshop
+    oracle: Oracle
     limits: SweLimits
     """Of its tasks."""
 
@@ -92,7 +95,8 @@ async def _task(
     if exposing(task, _given(task, package.files)):
         raise _Drop(DropReason.EXPOSED)
     await _check(package, task)
-    return task, failing
+    seeded = await package.oracle.seeded(task, bug, _given(task, package.files))
+    return with_fields(task, seeded=seeded), failing
 
 
 async def _noticed(package: Package, bug: Bug, change: Changes) -> TestRun:
@@ -143,6 +147,7 @@ def _made(
         fail_to_pass=failing,
         pass_to_pass=_counted(failing, passing, rng),
         visible=prepared.baseline.files,
+        ids="exact",
         sources=prepared.sources,
         difficulty=difficulty(
             bug, len(failing), len(prepared.baseline.tests), named=named(failures, tests, bug)

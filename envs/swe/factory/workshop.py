@@ -54,6 +54,7 @@ def workshop(folder: Path, sandboxes: SandboxSource, limits: SweLimits) -> Works
         repository=FolderRepository(path=str(folder)),
         patch="",
         fail_to_pass=("none",),
+        ids="exact",
         history=False,
         limits=limits,
     )

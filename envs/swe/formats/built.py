@@ -53,6 +53,13 @@ class BuiltRow(Model):
         """The same with some fields of the task's."""
         return self.model_copy(update={"task": self.task | fields})
 
+    @property
+    def seeded_tests(self) -> int:
+        """How many functions are asked about fresh inputs when it is graded."""
+        seeded = self.task.get("seeded")
+        tests = seeded.get("tests") if isinstance(seeded, dict) else None
+        return len(tests) if isinstance(tests, list) else 0
+
     def to_task(self, above: Path) -> SweTask:
         """The task of a row, of a file in ``above``. Raises :class:`TaskProblem`."""
         folder = (above / self.repository).resolve()

@@ -19,7 +19,7 @@ from turnwise.envs.swe.grading.collect import collect
 from turnwise.envs.swe.grading.grade import fresh_seeds, grade
 from turnwise.envs.swe.grading.machines import Machines, program_files, repository
 from turnwise.envs.swe.grading.rules import Rejection, Submission, Tree
-from turnwise.envs.swe.grading.suite import Assurance, Calibration, Entry, Suite
+from turnwise.envs.swe.grading.suite import Assurance, Calibration, Entry, Suite, census
 
 
 class NotCalibrated(UsageError):
@@ -50,7 +50,8 @@ async def calibrate(
     known = await explore(suite, broken_base, right.files, machines)
     if missing := [name for name in suite.ids if name not in known.collected]:
         raise NotCalibrated("tests that are not there", missing)
-    known = known.model_copy(update={"digest": suite.digest, "uses": right.uses, "versions": _versions()})
+    found = {"digest": suite.digest, "uses": right.uses, "versions": _versions()}
+    known = known.model_copy(update=found | {"collected": census(known.collected)})
     suite = suite.model_copy(update={"calibration": known})
     await _tells_right_from_wrong(suite, broken_base, right, mutants, machines)
     return suite
@@ -88,7 +89,8 @@ async def _split(suite: Suite, base: Tree, source: Tree, machines: Machines) -> 
         if told.surface is None:
             raise NotCalibrated("the reference cannot be imported", detail="; ".join(told.notes))
         surface = {module: tuple(map(_entry, entries)) for module, entries in told.surface.items()}
-        seen = await split.judge(split.Order(suite, seeds=fresh_seeds(), surface=surface), snapshot, machines)
+        looking = split.Order(suite, seeds=fresh_seeds(), surface=surface, ids=())
+        seen = await split.judge(looking, snapshot, machines)
     for name, detail in seen.uncollected.items():
         raise NotCalibrated("a test file cannot be read", [name], detail)
     return Calibration(digest="", collected=seen.collected, seeded=seen.seeded, surface=surface)

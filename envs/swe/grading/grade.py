@@ -8,11 +8,8 @@ import time
 from turnwise.envs.swe.grading import inprocess, split
 from turnwise.envs.swe.grading.machines import Machines, program_files, repository
 from turnwise.envs.swe.grading.rules import Rejection, Submission, Tree
-from turnwise.envs.swe.grading.suite import Suite
+from turnwise.envs.swe.grading.suite import SEEDS, Suite, census
 from turnwise.envs.swe.grading.verdict import Verdict, rejected, verdict
-
-SEEDS = ("first", "second")
-"""Every seeded test runs once with each: answers drawn at random do not survive both."""
 
 
 async def grade(
@@ -45,10 +42,11 @@ async def _split(suite: Suite, base: Tree, source: Tree, machines: Machines) -> 
         seen.passed(),
         seen.details | seen.uncollected,
         notes=list(dict.fromkeys(seen.notes)),
-        complete=seen.collected == known.collected and not seen.uncollected,
+        complete=census(seen.collected) == known.collected and not seen.uncollected,
         seconds=time.monotonic() - began,
     )
 
 
 def fresh_seeds() -> dict[str, int]:
+    """One for each run of a seeded test: answers drawn at random do not survive both."""
     return {name: secrets.randbits(64) for name in SEEDS}

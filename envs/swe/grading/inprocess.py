@@ -30,7 +30,7 @@ from turnwise.envs.swe.grading.machines import (
     require_pytest,
 )
 from turnwise.envs.swe.grading.rules import Tree
-from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite
+from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite, census
 from turnwise.envs.swe.grading.verdict import Verdict, verdict
 from turnwise.sandbox.contract import Snapshot
 
@@ -72,12 +72,13 @@ async def grade(
         ):
             if outcome.passed or outcome.why != decoy.why:
                 notes.add(f"a decoy of {decoy.test} did not fail as it should")
+    names = {name for outcome in outcomes for name in outcome.collected}
     return verdict(
         suite,
         {name: outcome.passed for name, outcome in zip(suite.ids, outcomes, strict=True)},
         {name: outcome.detail for name, outcome in zip(suite.ids, outcomes, strict=True)},
         notes=sorted(notes),
-        complete={name for outcome in outcomes for name in outcome.collected} == set(known.collected),
+        complete=set(census(names)) == set(known.collected),
         seconds=time.monotonic() - began,
     )
 

@@ -8,6 +8,7 @@ calibration holds for exactly the suite it was made of.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -22,6 +23,10 @@ with tests edited to that end, or in the process of the code under test, against
 
 Entry = tuple[str, str, tuple[tuple[str, str], ...]]
 """A name of a module, what it stands for, and where that is defined, its bases following."""
+
+
+SEEDS = ("first", "second")
+"""Every seeded test runs once with each, and its ids end so."""
 
 
 class Bounds(Model):
@@ -50,7 +55,7 @@ class Calibration(Model):
     digest: str
     """Of the suite as it was calibrated."""
     collected: tuple[str, ...]
-    """Every test there is, asked for or not."""
+    """Every test there is, asked for or not, as :func:`census` has it."""
     seeded: tuple[str, ...]
     surface: dict[str, tuple[Entry, ...]] = Field(default={})
     """What each module of the reference offers."""
@@ -58,6 +63,18 @@ class Calibration(Model):
     uses: tuple[str, ...] = ()
     """What the reference uses of what cheats often do."""
     versions: dict[str, str] = Field(default={})
+
+
+MOST_NAMED = 100
+"""Tests of a suite that a calibration names."""
+
+
+def census(ids: Iterable[str]) -> tuple[str, ...]:
+    """The tests that there are; of many, what differs where the tests do."""
+    names = tuple(ids)
+    if len(names) <= MOST_NAMED:
+        return names
+    return (hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),)
 
 
 class Suite(Model):
@@ -96,6 +113,11 @@ class Suite(Model):
     def digest(self) -> str:
         """Of all but the calibration."""
         return hashlib.sha256(self.model_dump_json(exclude={"calibration"}).encode()).hexdigest()
+
+    @property
+    def is_calibrated(self) -> bool:
+        """It was, as it is now."""
+        return self.calibration is not None and self.calibration.digest == self.digest
 
     @property
     def calibrated(self) -> Calibration:

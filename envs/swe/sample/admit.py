@@ -24,7 +24,7 @@ async def main() -> None:
             base, reference = await trees(task)
             admitted = await admit(task, base, reference, machines_for(task, running))
             print(f"{task.id}: {admitted.assurance}", flush=True)
-            found[task.id] = admitted.model_dump(mode="json", include={"assurance", "calibration"})
+            found[task.id] = admitted.model_dump(mode="json", include={"assurance", "calibration", "judged"})
     lines = [
         f"{json.dumps(name)}: {json.dumps(known, separators=(',', ':'))}" for name, known in found.items()
     ]

@@ -110,6 +110,22 @@ async def _check(session: Session, task: SweTask) -> None:
         assert set(counted(task)) - broken.passed == set(task.fail_to_pass)
 
 
+def test_tasks_ask_for_fresh_inputs_of_the_functions_that_show_the_bug(built: Built) -> None:
+    found = {task.patch: task.seeded for task in tasks_of(built[0]) if task.seeded is not None}
+    assert len(found) >= 3
+    entries = {test.entry for seeded in found.values() for test in seeded.tests}
+    assert entries <= {f"pack.shapes:{name}" for name in ("area", "border", "fits")} | {
+        f"pack.words:{name}" for name in ("initials", "clip", "count")
+    }
+    for patch, seeded in found.items():
+        assert seeded.calibration is not None
+        for test in seeded.tests:
+            assert test.tells >= 0.03
+            assert patch.startswith(f"--- a/src/{test.entry.partition(':')[0].replace('.', '/')}.py")
+    assert sum(built[1].seeded.values()) == built[1].tasks
+    assert built[1].tasks - built[1].seeded.get("0", 0) == len(found)
+
+
 def test_a_folder_can_be_moved(built: Built, tmp_path: Path) -> None:
     shutil.copytree(built[0], tmp_path / "elsewhere")
     moved, here = tasks_of(tmp_path / "elsewhere"), tasks_of(built[0])
@@ -160,6 +176,7 @@ def test_the_command_builds_and_says_what_became_of_it(
     assert "pack-1.0: 10 tests pass, 3 left out" in said
     assert "left out (no_tests): bare-1.0.tar.gz" in said
     assert "6 tasks in" in said
+    assert f"{6 - built[1].seeded.get('0', 0)} of them ask for fresh inputs" in said
     assert json.loads((built[0] / "report.json").read_text())["packages"][0]["kept"] == 6
     assert run(["tasks", "build", "swe", "--from", "toolz", "--out", "x"]) == 2
     assert "say PACKAGE==VERSION" in capsys.readouterr().err
