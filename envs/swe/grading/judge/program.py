@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import resource
+import select
 import socket
 import sys
 from collections import deque
@@ -47,6 +48,11 @@ class Control:
     def say(self, **message: Any) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def waits_for(self, listener: socket.socket, seconds: float) -> bool:
+        """Wait for somebody to connect; not in vain for an owner that is gone, whose line is at its end."""
+        ready, _, _ = select.select([listener, self._socket], [], [], seconds)
+        return listener in ready
+
     def note(self, violation: str) -> None:
         """What a worker did that none may do: the end of this grading."""
         self.violated = True
@@ -76,7 +82,8 @@ class Workers:
         self.want(1)
         path, listener = self._coming.popleft()
         with listener:  # the first to connect is the worker; no other connection is taken
-            listener.settimeout(CONNECT_SECONDS)
+            if not self._control.waits_for(listener, CONNECT_SECONDS):
+                raise TimeoutError("no worker came")
             connection, _ = listener.accept()
         self._control.say(connected=path)
         link = Link(connection, self._hello, self._bounds, self._control.note)
