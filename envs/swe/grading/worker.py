@@ -249,7 +249,7 @@ def _kind(value: Any) -> tuple[str, list[list[str]]]:
         return "module", [[value.__name__, ""]]
     where = [str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))]
     if isinstance(value, type):
-        mro = [[kind.__module__, kind.__qualname__] for kind in value.__mro__[:-1]]
+        mro = [[kind.__module__, kind.__qualname__] for kind in value.__mro__[:-1] or (object,)]
         return ("exception" if issubclass(value, BaseException) else "class"), mro
     return ("function", [where]) if callable(value) else ("value", [])
 

@@ -53,6 +53,12 @@ async def test_a_good_suite_is_calibrated(machines: Machines) -> None:
     assert found.calibrated.surface["pkg"]
 
 
+async def test_a_package_may_have_another_name_for_object(machines: Machines) -> None:
+    named = {"pkg/__init__.py": b"Anything = object\n"}
+    right, base = ({path: named[path] + tree[path] for path in tree} for tree in (RIGHT, BASE))
+    assert (await calibrate(suite(), right, base, machines=machines)).calibrated.surface["pkg"]
+
+
 @pytest.mark.parametrize(
     ("tests", "fail", "keep", "message"),
     [
