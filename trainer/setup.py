@@ -77,6 +77,7 @@ def prepare(recipe: Recipe) -> Plan:
     plan = read(recipe)
     for check in CHECKS:
         check(plan)
+    check_training_tasks(plan)
     return plan
 
 
@@ -95,6 +96,16 @@ def lacking(plan: Plan) -> list[str]:
         except UsageError as error:
             lines.append(str(error))
     return lines
+
+
+def check_training_tasks(plan: Plan) -> None:
+    """Raises ``UsageError`` where there is nothing to train on, which no other machine would have either."""
+    recipe = plan.recipe
+    if not len(plan.tasks("train")):
+        raise UsageError(
+            f"recipe {recipe.name}: env={recipe.env} has no tasks in split 'train'; add some, or choose "
+            "another environment with --set env=NAME"
+        )
 
 
 def _check_tasks(plan: Plan) -> None:

@@ -109,7 +109,7 @@ async def classify(task: SweTask, base: Tree, reference: Tree, machines: Machine
     if found is not None:
         return found, ""
     try:
-        return await _as(bare, "in-process", selection(bare), base, reference, machines), ""
+        return await _in_class(bare, "in-process", selection(bare), base, reference, machines), ""
     except NotCalibrated as error:
         return bare, str(error)
 
@@ -125,7 +125,7 @@ async def _split(
         if len(set(judged) & set(task.fail_to_pass)) < MOST * wanted:
             return None
         try:
-            return await _as(task, assurance, judged, base, reference, machines)
+            return await _in_class(task, assurance, judged, base, reference, machines)
         except NotCalibrated as error:
             if set(error.tests).isdisjoint(judged):  # it is none of theirs that is wrong
                 return None
@@ -133,7 +133,7 @@ async def _split(
     return None
 
 
-async def _as(
+async def _in_class(
     task: SweTask,
     assurance: Assurance,
     judged: tuple[str, ...],

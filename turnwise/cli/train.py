@@ -66,17 +66,13 @@ def train(
 def show_plan(recipe: Recipe) -> None:
     """Say what a recipe would do, and what it lacks here. Raises ``UsageError`` where it is wrong, also where
     there is nothing to train on."""
-    from turnwise.envs.errors import UsageError
-    from turnwise.trainer.setup import lacking, read
+    from turnwise.trainer.setup import check_training_tasks, lacking, read
     from turnwise.viewer.console import make_console, pairs
 
     plan = read(recipe)
     rollout, missing = recipe.rollout, lacking(plan)
-    if not missing and not len(plan.tasks("train")):
-        raise UsageError(
-            f"recipe {recipe.name}: env={recipe.env} has no tasks in split 'train'; add some, or choose "
-            "another environment with --set env=NAME"
-        )
+    if not missing:
+        check_training_tasks(plan)
     episodes = rollout.tasks * rollout.group
     lines = [
         ("recipe", f"{recipe.name}, seed {recipe.seed}"),
