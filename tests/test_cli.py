@@ -304,7 +304,8 @@ def test_what_tests_printed_keeps_its_lines(repair: Path, capsys: pytest.Capture
     """In an error, and where a task is left out."""
     (repair / "repo" / "calc.py").write_text('print("\\x1b[2J")\n' + REPAIR["repo/calc.py"])
     (repair / "patch.diff").write_text(REPAIR["patch.diff"].replace("@@ -1 +1 @@", "@@ -2 +2 @@"))
-    for command in (("eval", f"swe/tasks?path={repair}", *ORACLE), ("tasks", "admit", repair, "--out", "x")):
+    out = repair.parent / "rows.jsonl"
+    for command in (("eval", f"swe/tasks?path={repair}", *ORACLE), ("tasks", "admit", repair, "--out", out)):
         assert run([*map(str, command)]) == 1
         first, *quoted = capsys.readouterr().err.splitlines()
         assert "test_calc.py::test_one fails before any change (1 such)" in first
