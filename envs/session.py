@@ -38,7 +38,8 @@ from turnwise.envs.types import (
     text,
 )
 from turnwise.envs.within import Overdue, within
-from turnwise.sandbox.contract import LimitExceeded, SandboxError, Snapshot
+from turnwise.sandbox.contract import LimitExceeded, Sandbox, SandboxError, Snapshot
+from turnwise.sandbox.ending import to_the_end
 
 Result = TypeVar("Result")
 
@@ -274,6 +275,9 @@ class Session:
     async def close(self) -> None:
         """Give the sandbox back. Closing twice is harmless."""
         sandbox = self.env.__dict__.pop("sandbox", None)
+        await to_the_end(self._give_back(sandbox))
+
+    async def _give_back(self, sandbox: Sandbox | None) -> None:
         snapshots, self._snapshots = self._snapshots, {}
         try:
             for saved in snapshots.values():

@@ -26,6 +26,7 @@ class Acceptor:
         self._listener, self._handle = listener, handle
         self._slots = asyncio.Semaphore(MOST)
         self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._task.add_done_callback(lambda _: listener.close())  # also where it never began
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -58,7 +59,6 @@ class Acceptor:
         """End every connection. Raises what ended the serving, if anything did before."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        self._listener.close()
         if not self._task.cancelled():
             self._task.result()
 

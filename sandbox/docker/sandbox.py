@@ -15,6 +15,7 @@ from turnwise.sandbox.docker.frozen import Frozen
 from turnwise.sandbox.docker.inside.tunnels import NETWORK
 from turnwise.sandbox.docker.relay import Relay
 from turnwise.sandbox.egress import Egress
+from turnwise.sandbox.ending import to_the_end
 from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, PROXY_PORT, ResidentSandbox
 from turnwise.sandbox.namespaces.files import absolute
 from turnwise.sandbox.namespaces.link import Reply
@@ -96,6 +97,9 @@ class DockerSandbox(ResidentSandbox):
         self._closed = True
         if self._link is not None:
             self._link.close(f"sandbox {self.id} is closed")
+        await to_the_end(self._destroy())
+
+    async def _destroy(self) -> None:
         await self._relay.close()
         self._serving.close()
         await self._backend.forget(self, self._container)

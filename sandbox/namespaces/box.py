@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from turnwise.sandbox.contract import SandboxDied, SandboxSpec, Snapshot
 from turnwise.sandbox.egress import Egress
+from turnwise.sandbox.ending import to_the_end
 from turnwise.sandbox.namespaces.calls import FILE_DEADLINE, PROXY_PORT, ResidentSandbox, ShellState
 from turnwise.sandbox.namespaces.link import Link, Reply
 from turnwise.sandbox.namespaces.relay import Relay
@@ -112,6 +113,9 @@ class NamespacesSandbox(ResidentSandbox):
         self._closed = True
         if self._link is not None:
             self._link.close(f"sandbox {self.id} is closed")
+        await to_the_end(self._destroy())
+
+    async def _destroy(self) -> None:
         await self._serving.aclose()
         await self._unexpose()
         await self._backend.destroy(self)

@@ -108,6 +108,9 @@ class Link:
             reply = await future
         except asyncio.CancelledError:
             self.post("cancel", target=number)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                for fd in future.result().fds:  # it came as the caller was cancelled
+                    os.close(fd)
             raise
         if "error" in reply.head:
             raise raised(reply.head["error"])

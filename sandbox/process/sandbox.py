@@ -23,6 +23,7 @@ from turnwise.sandbox.contract import (
     SandboxSpec,
     Snapshot,
 )
+from turnwise.sandbox.ending import to_the_end
 from turnwise.sandbox.process import shell, workspace
 from turnwise.sandbox.process.link import Reply
 
@@ -191,7 +192,7 @@ class ProcessSandbox(Sandbox):
         self.closed = True
         self.backend.forget(self)
         with contextlib.suppress(SandboxDied):  # its directory goes with the backend
-            await self._empty()
+            await to_the_end(self._empty())
 
     def furnish(self) -> None:
         """Make the directories of a pristine sandbox."""
