@@ -33,7 +33,7 @@ MOST = 0.5
 def machines_for(task: SweTask, backend: Backend) -> Machines:
     """Where the code of a task runs while it is judged."""
     limits = replace(WORKER_LIMITS, memory=task.limits.memory_mb * MiB)
-    return Machines(backend, SandboxSpec(limits=limits))
+    return Machines(backend, SandboxSpec(limits=limits, root=task.root))
 
 
 def suite_of(task: SweTask, base: Tree) -> Suite | None:

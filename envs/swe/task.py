@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
@@ -44,6 +45,10 @@ class FolderRepository(Model):
     kind: Literal["folder"] = "folder"
     path: str
     at: str = "/workspace"
+    image: str = ""
+    """What its sandboxes stand on: an image with what it depends on, or this machine's ``/usr``."""
+    root: str = ""
+    """The image's extracted root file system."""
 
 
 class ImageRepository(Model):
@@ -138,6 +143,12 @@ class SweTask(Model):
     def at(self) -> str:
         """Where the repository is in the sandbox."""
         return self.repository.at
+
+    @property
+    def root(self) -> Path | None:
+        """The root file system of its sandboxes; None for this machine's."""
+        root = "" if self.repository.kind == "files" else self.repository.root
+        return Path(root) if root else None
 
     @cached_property
     def key(self) -> str:

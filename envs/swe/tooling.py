@@ -30,8 +30,7 @@ def spec_for(task: SweTask) -> SandboxSpec:
         file_size=task.limits.disk_mb * MiB,
         output=4 * MiB,
     )
-    root = Path(task.repository.root) if task.repository.kind == "image" else None
-    return SandboxSpec(limits=limits, root=root)
+    return SandboxSpec(limits=limits, root=task.root)
 
 
 async def install(sandbox: Sandbox, task: SweTask) -> None:

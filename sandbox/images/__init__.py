@@ -4,7 +4,8 @@
     SandboxSpec(root=images.find("tools"))
 
 An image is an extracted root in a store of folders named by what is in them, and a name for it. It is made
-of a Dockerfile, of packages of the distribution, or of programs of this machine with all that they load.
+of a Dockerfile, of packages of the distribution, or of programs of this machine with all that they load,
+also with published Python distributions beside them.
 Every backend that can have a root of its own runs on it.
 """
 
@@ -14,9 +15,10 @@ from turnwise.sandbox.images.apt import Apt
 from turnwise.sandbox.images.docker import Dockerfile
 from turnwise.sandbox.images.errors import ImageError
 from turnwise.sandbox.images.host import Host
+from turnwise.sandbox.images.python import Python
 from turnwise.sandbox.images.store import Image, Source, Store
 
-__all__ = ["Apt", "Dockerfile", "Host", "Image", "ImageError", "Source", "Store", "find"]
+__all__ = ["Apt", "Dockerfile", "Host", "Image", "ImageError", "Python", "Source", "Store", "find"]
 
 
 def find(name: str) -> Path:

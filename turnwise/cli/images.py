@@ -44,26 +44,28 @@ def images(context: click.Context) -> None:
 @click.option("--from", "dockerfile", type=click.Path(path_type=Path), help="A Dockerfile; needs an Engine.")
 @click.option("--apt", metavar="PACKAGE,...", help="Packages of the distribution; needs mmdebstrap.")
 @click.option("--host", is_flag=True, help="This machine's sh, python3 and git with all they load.")
-def build_image(name: str, dockerfile: Path | None, apt: str | None, host: bool) -> None:
+@click.option("--python", metavar="REQUIREMENTS", help="The same with these distributions; needs pip.")
+def build_image(name: str, dockerfile: Path | None, apt: str | None, host: bool, python: str | None) -> None:
     """Make an image, or make NAME mean another; what runs on the old one keeps it.
 
     \b
     Examples:
       turnwise images build tools --host
       turnwise images build tools --apt python3,git,ca-certificates
+      turnwise images build tools --python 'attrs>=23 idna'
       turnwise images build mine --from path/Dockerfile
     """
-    source = chosen(dockerfile, apt, host)
+    source = chosen(dockerfile, apt, host, python)
     from turnwise.sandbox.images import Store
 
     store = Store()
     show(store, store.build(name, source))
 
 
-def chosen(dockerfile: Path | None, apt: str | None, host: bool) -> Source:
+def chosen(dockerfile: Path | None, apt: str | None, host: bool, python: str | None) -> Source:
     """What to make it of. Raises ``UsageError`` unless one thing is named."""
     from turnwise.envs.errors import UsageError
-    from turnwise.sandbox.images import Apt, Dockerfile, Host
+    from turnwise.sandbox.images import Apt, Dockerfile, Host, Python
 
     sources: list[Source] = []
     if dockerfile is not None:
@@ -72,8 +74,13 @@ def chosen(dockerfile: Path | None, apt: str | None, host: bool) -> Source:
         sources.append(Apt(tuple(apt.split(","))))
     if host:
         sources.append(Host())
+    if python is not None:
+        sources.append(Python(tuple(python.split())))
     if len(sources) != 1:
-        raise UsageError("images build: name one source: --from Dockerfile, --apt package,package or --host")
+        raise UsageError(
+            "images build: name one source: --from Dockerfile, --apt package,package, --host or --python "
+            "'requirement requirement'"
+        )
     return sources[0]
 
 

@@ -34,6 +34,10 @@ tasks.add_command(admit)
     "--from", "sources", multiple=True, required=True, metavar="PACKAGE==VERSION",
     help="A package, or the path of its source distribution; may be given many times.",
 )  # fmt: skip
+@click.option(
+    "--with", "beside", multiple=True, metavar="REQUIREMENT",
+    help="What is installed beside what the packages declare; may be given many times.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make.")
 @click.option(
     "--tasks", "wanted", type=click.IntRange(min=1), default=50, show_default=True,
@@ -47,6 +51,7 @@ tasks.add_command(admit)
 @click.option("--backend", help="The sandbox to run in; the best one by default.")
 def build_swe(
     sources: tuple[str, ...],
+    beside: tuple[str, ...],
     out: Path,
     wanted: int,
     seed: int,
@@ -63,7 +68,7 @@ def build_swe(
     \b
     Examples:
       turnwise tasks build swe --from toolz==1.0.0 --from parse==1.20.2 --out tasks
-      turnwise tasks build swe --from ./mine-1.0.tar.gz --out tasks --tasks 10 --seed 3
+      turnwise tasks build swe --from ./mine-1.0.tar.gz --with attrs --out tasks --tasks 10 --seed 3
       turnwise eval 'swe/tasks?path=tasks' --policy scripted:oracle --split train --tasks 8
     """
     import asyncio
@@ -71,10 +76,13 @@ def build_swe(
 
     from turnwise.envs.swe.factory.records import Order
     from turnwise.envs.swe.factory.sdist import check_source
+    from turnwise.sandbox.images.python import check
 
     for source in sources:
         check_source(source)
-    order = Order(sources=tuple(dict.fromkeys(sources)), tasks=wanted, seed=seed)
+    if beside:
+        check(beside)
+    order = Order(sources=tuple(dict.fromkeys(sources)), tasks=wanted, seed=seed, beside=beside)
     try:
         report = asyncio.run(_build(order, out, jobs or os.cpu_count() or 1, backend, admits))
     except KeyboardInterrupt:

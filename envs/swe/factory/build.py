@@ -25,6 +25,7 @@ from turnwise.envs.swe.admission import admit, machines_for, trees
 from turnwise.envs.swe.factory.bugs.bug import Bug
 from turnwise.envs.swe.factory.bugs.find import module_bugs, ordered_bugs
 from turnwise.envs.swe.factory.fresh import Oracle
+from turnwise.envs.swe.factory.installing import make_image
 from turnwise.envs.swe.factory.prepare import limits_for, prepare, read_tree
 from turnwise.envs.swe.factory.problems import PackageFault, PackageProblem
 from turnwise.envs.swe.factory.records import Admitted, Kept, Order, Outcome, Prepared, Records
@@ -35,6 +36,7 @@ from turnwise.envs.swe.factory.trial import Package, attempt
 from turnwise.envs.swe.factory.workshop import workshop
 from turnwise.envs.swe.formats import built
 from turnwise.envs.swe.formats.built import BuiltRow
+from turnwise.envs.swe.grading import GradingError
 from turnwise.envs.swe.task import Tree
 from turnwise.envs.types import Split
 
@@ -100,8 +102,12 @@ class Build:
             try:
                 prepared = self._records.prepared.get(source)
                 if prepared is None:
-                    prepared = await prepare(source, self._out / REPOSITORIES, self._sandboxes)
+                    prepared = await prepare(
+                        source, self._order.beside, self._out / REPOSITORIES, self._sandboxes
+                    )
                     self._records.add(prepared)
+                else:
+                    await asyncio.to_thread(make_image, prepared.requires)
                 if prepared.package in ready:
                     raise PackageProblem(PackageFault.ARCHIVE, source, f"{prepared.package} is there already")
             except PackageProblem as problem:
@@ -130,7 +136,9 @@ class Build:
         enough = next((each for each in TEST_SECONDS if each >= 10 * seconds), TEST_SECONDS[-1])
         limits = limits_for(files, enough)
         folder = self._out / REPOSITORIES / prepared.package
-        shop = workshop(folder.resolve(), self._sandboxes, limits).within(max(10.0, 6 * seconds))
+        shop = workshop(folder.resolve(), prepared.requires, self._sandboxes, limits).within(
+            max(10.0, 6 * seconds)
+        )
         return Package(
             prepared=prepared,
             files=files,
@@ -203,7 +211,12 @@ class Build:
             started = time.monotonic()
             task = await asyncio.to_thread(kept.row.to_task, self._out)
             base, reference = await trees(task)
-            task = await admit(task, base, reference, machines_for(task, await self._sandboxes.backend()))
+            machines = machines_for(task, await self._sandboxes.backend())
+            try:
+                task = await admit(task, base, reference, machines)
+            except GradingError as error:
+                self._say(f"not admitted, the same command tries again: {task.id}: {error}")
+                return
         fields = task.model_dump(mode="json", include={"assurance", "calibration", "judged", "seeded"})
         seconds = round(time.monotonic() - started, 2)
         self._records.add(Admitted(package=kept.package, bug=kept.bug, fields=fields, seconds=seconds))

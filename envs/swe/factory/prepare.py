@@ -6,14 +6,15 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.source import SandboxSource
 from turnwise.envs.swe.factory.baseline import changes, find_baseline
 from turnwise.envs.swe.factory.fresh import record
+from turnwise.envs.swe.factory.installing import installed
 from turnwise.envs.swe.factory.layout import lay_out
-from turnwise.envs.swe.factory.problems import PackageProblem
 from turnwise.envs.swe.factory.records import Prepared
 from turnwise.envs.swe.factory.sdist import obtain
 from turnwise.envs.swe.factory.workshop import workshop
@@ -22,26 +23,26 @@ from turnwise.envs.swe.task import SweLimits, Tree
 from turnwise.sandbox.contract import MiB
 
 
-async def prepare(source: str, repositories: Path, sandboxes: SandboxSource) -> Prepared:
-    """One package, with its repository in a folder below ``repositories``.
+async def prepare(
+    source: str, beside: Sequence[str], repositories: Path, sandboxes: SandboxSource
+) -> Prepared:
+    """One package, with its repository in a folder below ``repositories`` and its needs in an image.
 
     Raises :class:`PackageProblem`, and ``UsageError`` where no sandbox here can run tests.
     """
     started = time.monotonic()
     sdist = await obtain(source)
     layout = lay_out(sdist)
+    requires = await installed(sdist, beside)
     package = f"{sdist.name}-{sdist.version}"
     with tempfile.TemporaryDirectory(prefix="turnwise-factory-") as raw:
         folder = Path(raw, package)
         await asyncio.to_thread(write_tree, folder, layout.files)
-        shop = workshop(folder, sandboxes, limits_for(layout.files))
+        shop = workshop(folder, requires, sandboxes, limits_for(layout.files))
         try:
             baseline, files = await find_baseline(layout, shop, package)
         except TaskProblem as problem:
             raise UsageError(f"tasks build: {problem}") from None
-        except PackageProblem as problem:
-            needs = f"; it needs {', '.join(sdist.needs)}" if sdist.needs else ""
-            raise PackageProblem(problem.fault, package, f"{problem.message}{needs}") from None
         modules = tuple(path for path in layout.modules if path in files)
         calls = await record(shop, changes(layout.files, files), modules, baseline.files, layout.sources)
         await asyncio.to_thread(_put, files, repositories / package)
@@ -51,6 +52,7 @@ async def prepare(source: str, repositories: Path, sandboxes: SandboxSource) -> 
         package=package,
         sdist=sdist.file,
         sha256=sdist.sha256,
+        requires=requires,
         sources=layout.sources,
         modules=modules,
         baseline=baseline,

@@ -16,6 +16,8 @@ class PackageFault(StrEnum):
     """No importable Python was found in it."""
     NO_TESTS = "no_tests"
     """It comes without tests."""
+    NEEDS = "needs"
+    """What it needs cannot be installed."""
     NO_BASELINE = "no_baseline"
     """None of its tests passes twice here."""
     HANG = "hang"

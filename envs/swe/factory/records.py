@@ -43,6 +43,8 @@ class DropReason(StrEnum):
     """A second run said otherwise."""
     UNHEALED = "unhealed"
     """The reference repair does not make all tests pass."""
+    UNJUDGED = "unjudged"
+    """The judge failed at its seeded tests; the log says how."""
     ONE_PLACE = "one_place"
     """Of two bugs one alone makes all the difference."""
     DUPLICATE = "duplicate"
@@ -95,6 +97,8 @@ class Prepared(Model):
     """Name and version."""
     sdist: str
     sha256: str
+    requires: tuple[str, ...] = ()
+    """What is installed for it, pinned."""
     sources: tuple[str, ...]
     modules: tuple[str, ...]
     baseline: Baseline
@@ -109,6 +113,8 @@ class Order(Model):
     sources: tuple[str, ...]
     tasks: int
     seed: int
+    beside: tuple[str, ...] = ()
+    """What is installed for every package, beside what it declares."""
 
 
 Outcome: TypeAlias = Kept | Dropped

@@ -18,6 +18,8 @@ class PackageReport(Model):
     package: str
     sdist: str
     sha256: str
+    requires: tuple[str, ...]
+    """What was installed for it, in the image that its tasks stand on."""
     tests: int
     """Of its baseline."""
     left_out: int
@@ -83,6 +85,7 @@ def package_report(prepared: Prepared, rows: Sequence[BuiltRow], shelf: Shelf, j
         package=prepared.package,
         sdist=prepared.sdist,
         sha256=prepared.sha256,
+        requires=prepared.requires,
         tests=len(prepared.baseline.tests),
         left_out=prepared.baseline.cut,
         modules=len(prepared.modules),

@@ -45,7 +45,7 @@ class Sdist:
     files: Tree
     """What is below its top folder."""
     needs: tuple[str, ...]
-    """Requirements of it that are not optional."""
+    """What it declares to require, with the markers that say when."""
 
 
 def check_source(source: str) -> None:
@@ -102,14 +102,13 @@ def read_sdist(path: Path) -> Sdist:
         ) from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise PackageProblem(PackageFault.ARCHIVE, path.name, f"it cannot be read: {error}") from None
-    needs = [need for need in fields.get_all("Requires-Dist", []) if "extra ==" not in need]
     return Sdist(
         name=re.sub(r"[-_.]+", "-", name).lower(),
         version=version,
         file=path.name,
         sha256=hashlib.sha256(data).hexdigest(),
         files=files,
-        needs=tuple(needs),
+        needs=tuple(map(str, fields.get_all("Requires-Dist", []))),
     )
 
 

@@ -7,6 +7,7 @@ its base, the hidden tests come out as the task says, and its reference repair h
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -24,11 +25,14 @@ from turnwise.envs.swe.factory.issue_text import issue_text, named
 from turnwise.envs.swe.factory.records import Dropped, DropReason, Kept, Outcome, Prepared
 from turnwise.envs.swe.factory.workshop import Workshop
 from turnwise.envs.swe.formats.built import BuiltRow
+from turnwise.envs.swe.grading import GradingError
 from turnwise.envs.swe.patch import apply_patch, make_patch
 from turnwise.envs.swe.repository import exposing
 from turnwise.envs.swe.task import Changes, SweLimits, SweTask, Tree
 from turnwise.envs.swe.testing import TestRun
 from turnwise.envs.types import Split
+
+logger = logging.getLogger(__name__)
 
 BROAD = 0.5
 """The share of all tests that a bug may break."""
@@ -64,18 +68,23 @@ async def attempt(package: Package, bug: Bug, parts: Sequence[frozenset[str]] = 
     try:
         task, failing = await _task(package, bug, parts)
     except _Drop as drop:
-        return Dropped(
+        reason = drop.reason
+    except GradingError as error:
+        logger.warning("%s: no task of bug %s: %s", package.prepared.package, bug.id, error)
+        reason = DropReason.UNJUDGED
+    else:
+        folder = f"repositories/{package.prepared.package}"
+        return Kept(
             package=package.prepared.package,
             bug=bug.id,
-            reason=drop.reason,
+            row=BuiltRow.of(task, package.files, folder, package.prepared.requires),
+            failing=failing,
             seconds=round(time.monotonic() - started, 2),
         )
-    folder = f"repositories/{package.prepared.package}"
-    return Kept(
+    return Dropped(
         package=package.prepared.package,
         bug=bug.id,
-        row=BuiltRow.of(task, package.files, folder),
-        failing=failing,
+        reason=reason,
         seconds=round(time.monotonic() - started, 2),
     )
 

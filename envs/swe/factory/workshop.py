@@ -9,8 +9,9 @@ from pathlib import Path
 
 from turnwise.envs.source import Preparation, SandboxSource
 from turnwise.envs.swe.bench import Bench
+from turnwise.envs.swe.formats.places import on_python
 from turnwise.envs.swe.repository import write_repository
-from turnwise.envs.swe.task import Changes, FolderRepository, SweLimits, SweTask
+from turnwise.envs.swe.task import Changes, SweLimits, SweTask
 from turnwise.envs.swe.testing import TestRun
 from turnwise.envs.swe.tooling import install, spec_for
 from turnwise.sandbox.contract import Sandbox
@@ -43,15 +44,15 @@ class Workshop:
         return await self.bench(self.whole).run(changes, list(tests))
 
 
-def workshop(folder: Path, sandboxes: SandboxSource, limits: SweLimits) -> Workshop:
-    """For the repository in a folder."""
+def workshop(folder: Path, requires: Sequence[str], sandboxes: SandboxSource, limits: SweLimits) -> Workshop:
+    """For the repository in a folder, on the image of what it needs, which is there."""
     state = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         state.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     whole = SweTask(
         id=f"{folder.name}-{state.hexdigest()[:16]}",
         issue="",
-        repository=FolderRepository(path=str(folder)),
+        repository=on_python(folder.name, folder, requires),
         patch="",
         fail_to_pass=("none",),
         ids="exact",

@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import JsonValue, ValidationError
 
 from turnwise.envs.errors import invalid
-from turnwise.envs.swe.formats.places import patched, read_file
+from turnwise.envs.swe.formats.places import on_python, patched, read_file
 from turnwise.envs.swe.patch import make_patch, touched
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import check_folder
@@ -29,6 +29,8 @@ class BuiltRow(Model):
     id: str
     repository: str
     """The folder, relative to the file of the rows."""
+    requires: tuple[str, ...] = ()
+    """Pinned distributions in the image that it stands on; none: this machine's ``/usr``."""
     change: str
     """A patch of the folder."""
     hidden: tuple[str, ...]
@@ -37,13 +39,14 @@ class BuiltRow(Model):
     """The other fields."""
 
     @classmethod
-    def of(cls, task: SweTask, files: Tree, repository: str) -> Self:
+    def of(cls, task: SweTask, files: Tree, repository: str, requires: tuple[str, ...]) -> Self:
         """The row of a task, whose repository has these files before its overlay."""
         after = {path: text.encode() for path, text in task.overlay.items() if text is not None}
         own = {"id", "repository", "overlay", "hidden"}
         return cls(
             id=task.id,
             repository=repository,
+            requires=requires,
             change=make_patch({path: files[path] for path in task.overlay}, after),
             hidden=tuple(task.hidden),
             task=task.model_dump(mode="json", exclude=own, exclude_defaults=True) | {"split": task.split},
@@ -64,7 +67,7 @@ class BuiltRow(Model):
         """The task of a row, of a file in ``above``. Raises :class:`TaskProblem`."""
         folder = (above / self.repository).resolve()
         check_folder(self.id, folder)
-        repository = FolderRepository(path=str(folder))
+        repository = on_python(self.id, folder, self.requires)
         after = patched(self.id, repository, self.change)
         hidden = {path: self._text(repository, path) for path in self.hidden}
         own = {

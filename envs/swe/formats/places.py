@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from turnwise.envs.swe.problems import ProblemKind, TaskProblem
 from turnwise.envs.swe.repository import check_folder
 from turnwise.envs.swe.task import FolderRepository, ImageRepository, Repository
 from turnwise.sandbox import images
+from turnwise.sandbox.images.python import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,19 @@ class Places:
         if not (root / at.lstrip("/")).is_dir():
             raise TaskProblem(ProblemKind.IMAGE, task, f"its image {name} has no {at}")
         return ImageRepository(image=image, root=str(root), at=at, setup=setup)
+
+
+def on_python(task: str, folder: Path, requires: Sequence[str]) -> FolderRepository:
+    """A folder, on the image of pinned distributions if it needs some. Raises :class:`TaskProblem`."""
+    if not requires:
+        return FolderRepository(path=str(folder))
+    name = name_of(requires)
+    try:
+        root = images.find(name)
+    except images.ImageError:
+        command = f"turnwise images build {name} --python '{' '.join(requires)}'"
+        raise TaskProblem(ProblemKind.IMAGE, task, f"there is no image {name}; make it: {command}") from None
+    return FolderRepository(path=str(folder), image=name, root=str(root))
 
 
 def stored_name(image: str) -> str:

@@ -19,6 +19,7 @@ from turnwise.sandbox.contract import (
     SandboxSpec,
     Snapshot,
 )
+from turnwise.sandbox.images.python import FOLDER
 
 REPOSITORY = "/workspace"
 PROGRAMS = "/opt/turnwise"
@@ -41,6 +42,12 @@ class Machines:
     spec: SandboxSpec = field(default_factory=lambda: SandboxSpec(limits=WORKER_LIMITS))
     python: tuple[str, ...] = ("python3", "-I", "-B")
     """The interpreter that the code under test is run by, alone with its own folders."""
+
+    @property
+    def libraries(self) -> list[str]:
+        """Where the judge, which is here, finds the distributions that the code under test needs."""
+        folder = None if self.spec.root is None else self.spec.root / FOLDER.lstrip("/")
+        return [str(folder)] if folder is not None and folder.is_dir() else []
 
     @contextlib.asynccontextmanager
     async def prepared(self, files: Mapping[str, bytes]) -> AsyncIterator[Snapshot]:

@@ -69,7 +69,7 @@ class Order:
     """Tests to run; None for all."""
     modules: Sequence[str] | None = None
 
-    def message(self, folder: str) -> dict[str, Any]:
+    def message(self, folder: str, machines: Machines) -> dict[str, Any]:
         rules = self.suite.rules
         return {
             "tests": f"{folder}/tests",
@@ -77,6 +77,7 @@ class Order:
             "files": sorted({name.partition("::")[0] for name in self.suite.ids}),
             "packages": rules.packages,
             "roots": import_roots(rules),
+            "libraries": machines.libraries,
             "surface": self.surface,
             "ids": self.ids,
             "seeds": self.seeds,
@@ -146,7 +147,7 @@ class _Owner:
 
     async def _serve(self, mine: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=mine, limit=64 << 20)
-        writer.write(json.dumps(self._order.message(self._folder)).encode() + b"\n")
+        writer.write(json.dumps(self._order.message(self._folder, self._machines)).encode() + b"\n")
         try:
             async with asyncio.TaskGroup() as tasks:
                 while line := await reader.readline():

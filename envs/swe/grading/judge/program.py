@@ -103,6 +103,7 @@ def main(descriptor: str) -> None:
         module: [(name, what, [tuple(place) for place in places]) for name, what, places in entries]
         for module, entries in orders["surface"].items()
     }
+    sys.path += orders["libraries"]
     finder = Finder(orders["packages"], surface)
     hello = {"roots": orders["roots"], "classes": [*finder.public.values()]}
     workers = Workers(control, hello)

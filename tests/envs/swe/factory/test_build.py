@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.swe.factory.conftest import FILES, SHAPES, build, write_sdist
+from tests.envs.swe.factory.conftest import FILES, SHAPES, WORDS, build, write_sdist
 from turnwise.agents.evaluate import evaluate
 from turnwise.cli import run
 from turnwise.envs.errors import UsageError
@@ -156,14 +156,26 @@ async def test_another_order_is_refused(built: Built, order: Order, tmp_path: Pa
 
 async def test_packages_without_a_baseline_are_named(tmp_path: Path) -> None:
     tests = {"tests/test_shapes.py": "from pack.shapes import gone\n\n\ndef test_it():\n    pass\n"}
-    needs = {"PKG-INFO": FILES["PKG-INFO"].replace("\n\n", "\nRequires-Dist: other>=2\n\n", 1)}
+    needs = {"PKG-INFO": FILES["PKG-INFO"]}
     broken = write_sdist(
         tmp_path, {"src/pack/__init__.py": "", "src/pack/shapes.py": SHAPES, **tests, **needs}, "broken-1.0"
     )
     report = await build(Order(sources=(str(broken),), tasks=1, seed=0), tmp_path / "out", [])
     assert report.refused[0].fault is PackageFault.NO_BASELINE
     assert "cannot import name 'gone'" in report.refused[0].message
-    assert report.refused[0].message.endswith("it needs other>=2")
+
+
+async def test_a_bug_at_which_the_judge_fails_is_left_out_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fatal = "import os\n\nif not os.path.isdir('/opt/turnwise'):  # where the judge is\n    os._exit(3)\n\n"
+    files = {**FILES, "src/pack/shapes.py": fatal + SHAPES, "src/pack/words.py": fatal + WORDS}
+    archive = write_sdist(tmp_path, files)
+    report = await build(Order(sources=(str(archive),), tasks=1, seed=0), tmp_path / "out", [])
+    assert report.finished
+    assert '"reason":"unjudged"' in (tmp_path / "out/progress.jsonl").read_text()
+    assert "pack-1.0: no task of bug" in caplog.text
+    assert "the judge ended early" in caplog.text
 
 
 def test_the_command_builds_and_says_what_became_of_it(
