@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import turnwise.sandbox
+from turnwise.sandbox.linked import linked
 
 _LIST_MODULES = """
 import importlib, json, sys
@@ -63,15 +64,7 @@ def libraries(programs: Iterable[Path]) -> tuple[Path, list[Path]]:
 
 def _ldd(programs: Iterable[Path]) -> tuple[Path, list[Path]] | None:
     try:
-        command = ["ldd", *map(str, programs)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEADLINE)
+        loaders, needed = linked(programs)
     except OSError:
         return None
-    loaders, needed = set(), set()
-    for line in result.stdout.splitlines():
-        words = line.split()
-        if "=>" in words and words[2].startswith("/"):
-            needed.add(Path(words[2]))
-        elif words and words[0].startswith("/") and words[-1].startswith("("):
-            loaders.add(Path(words[0]))
     return (loaders.pop(), sorted(needed)) if len(loaders) == 1 else None

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from turnwise.sandbox import roots
 from turnwise.sandbox.images.errors import ImageError
+from turnwise.sandbox.linked import linked
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands in a sandbox look."""
@@ -170,19 +171,15 @@ class _Copy:
 
     def add_libraries(self) -> None:
         """What the programs copied so far are linked with."""
-        command = ["ldd", *self._programs]
         try:
-            told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEADLINE)
+            loaders, needed = linked(self._programs)
         except OSError as error:
             raise ImageError("images: there is no ldd to say what programs load; build with --apt") from error
-        for line in told.stdout.splitlines():
-            words = line.split()
-            place = words[2] if "=>" in words else words[0] if words else ""
-            if place.startswith("/") and words[-1].startswith("("):
-                self.add(place)
-                beside = os.path.join(os.path.dirname(place), "libgcc_s.so.1")  # loaded when a thread ends
-                if os.path.basename(place).startswith("libc.so") and os.path.exists(beside):
-                    self.add(beside)
+        for place in map(str, sorted(loaders | needed)):
+            self.add(place)
+            beside = os.path.join(os.path.dirname(place), "libgcc_s.so.1")  # loaded when a thread ends
+            if os.path.basename(place).startswith("libc.so") and os.path.exists(beside):
+                self.add(beside)
 
     def link(self, place: str, target: str) -> None:
         """A symbolic link."""
