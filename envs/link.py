@@ -125,7 +125,8 @@ class Link:
         self._outbox = Outbox(socket)
         self._ids = count()
         self._asked: dict[int, Asked] = {}
-        self._up = True
+        self.up = True
+        """Whether there is a connection now."""
         self._end: float | None = None
         self._pause = PAUSE
         """When a client that is away gives up, and how long it waits before the next attempt; kept until a
@@ -158,7 +159,7 @@ class Link:
 
     async def tell(self, request: Request, seconds: float) -> None:
         """As :meth:`ask`, but while the client is away nobody waits: it is sent when it returns."""
-        if self._up:
+        if self.up:
             await self.ask(request, seconds)
         elif self._lost is None:
             self._ask(request)
@@ -187,7 +188,7 @@ class Link:
             while True:
                 async with self._outbox:
                     await self._receive()
-                self._up = False
+                self.up = False
                 if self._lost is not None:
                     reason = self._lost
                     return
@@ -200,7 +201,7 @@ class Link:
         except (ServerFailed, UsageError) as error:
             reason += f": {error}"
         finally:
-            self._up, self._lost = False, reason
+            self.up, self._lost = False, reason
             self._fail(reason)
             await self._socket.close()
 
@@ -229,7 +230,7 @@ class Link:
                 error = failure
         if welcome.lease != self.welcome.lease:
             self._fail(f"{self.url} has given up this client's sessions")
-        self.welcome, self._up, self._outbox = welcome, True, Outbox(self._socket)
+        self.welcome, self.up, self._outbox = welcome, True, Outbox(self._socket)
         for asked in self._asked.values():
             self._outbox.put(asked.frame)
 
