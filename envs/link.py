@@ -103,10 +103,16 @@ class Dialler:
             retry_after = None if error.headers is None else error.headers.get("Retry-After")
             raise _unwelcome(self.url, error.status, retry_after) from None
         except aiohttp.ClientConnectorCertificateError as error:
-            reason = error.certificate_error
+            reason = error.certificate_error.verify_message.rstrip(".")
             raise UsageError(
-                f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=…)"
+                f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=FILE) trusts another, "
+                "for the hosts that it names"
             ) from None
+        except aiohttp.ClientConnectorError as error:
+            raise ServerFailed(f"no server answers at {self.url}: {error.os_error}") from error
+        except aiohttp.ServerDisconnectedError as error:
+            said = "what is there hangs up; is the scheme right?"
+            raise ServerFailed(f"no server answers at {self.url}: {said}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerFailed(f"no server answers at {self.url}: {error or type(error).__name__}") from error
         except (TypeError, ValidationError):
