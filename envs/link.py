@@ -105,8 +105,8 @@ class Dialler:
         except aiohttp.ClientConnectorCertificateError as error:
             reason = error.certificate_error.verify_message.rstrip(".")
             raise UsageError(
-                f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=FILE) trusts another, "
-                "for the hosts that it names"
+                f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=FILE) trusts "
+                "another, for the hosts that it names"
             ) from None
         except aiohttp.ClientConnectorError as error:
             raise ServerFailed(f"no server answers at {self.url}: {error.os_error}") from error
