@@ -103,7 +103,9 @@ class Dialler:
             retry_after = None if error.headers is None else error.headers.get("Retry-After")
             raise _unwelcome(self.url, error.status, retry_after) from None
         except aiohttp.ClientConnectorCertificateError as error:
-            reason = error.certificate_error.verify_message.rstrip(".")
+            failure = error.certificate_error
+            assert isinstance(failure, ssl.SSLCertVerificationError)
+            reason = failure.verify_message.rstrip(".")
             raise UsageError(
                 f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=FILE) trusts "
                 "another, for the hosts that it names"
