@@ -53,6 +53,7 @@ from turnwise.envs.wire import (
     StepRequest,
     TaskByRef,
     TaskBySeed,
+    TaskChoice,
     answer_seconds,
 )
 
@@ -104,15 +105,27 @@ class RemoteEnvs:
             if task is None
             else TaskByRef(ref=task.ref, public=task.public)
         )
-        desk, name = await self._least(), uuid4().hex
-        desk.sessions += 1
+        desk, info = await self._begin(EnvSpec.parse(env), choice)
         try:
-            request = OpenRequest(id=desk.next_id(), session=name, env=EnvSpec.parse(env), task=choice)
-            reply = await desk.begin(request, [name], EpisodeLimits(), SessionReply)
-            async with RemoteSession(desk, reply.info) as session:
+            async with RemoteSession(desk, info) as session:
                 yield session
         finally:
             desk.sessions -= 1
+
+    async def _begin(self, env: EnvSpec, choice: TaskChoice) -> tuple[Desk, SessionInfo]:
+        """Open a session at a worker, and count it. One that stops is passed over, while another is left."""
+        while True:
+            desk, name = await self._least(), uuid4().hex
+            desk.sessions += 1
+            request = OpenRequest(id=desk.next_id(), session=name, env=env, task=choice)
+            try:
+                return desk, (await desk.begin(request, [name], EpisodeLimits(), SessionReply)).info
+            except BaseException as failure:
+                desk.sessions -= 1
+                stops = isinstance(failure, ServerFailed) and failure.code is Code.DRAINING
+                if desk.stops or not stops:
+                    raise
+                desk.stops = True
 
     async def attach(self, session: str | None = None) -> RemoteSession:
         """A session that another client opened and closes, by its name; an agent's token has but one.
@@ -124,32 +137,32 @@ class RemoteEnvs:
         name = session or desk.own_session
         if name is None:
             raise UsageError("attach(session): name the session; only an agent's token has one of its own")
+        failures = []
         for worker in (desk.worker, *(w for w in range(self._workers) if w != desk.worker)):
-            desk = await self._desk(worker)
-            request = AttachRequest(id=desk.next_id(), session=name)
             try:
+                desk = await self._desk(worker)
+                request = AttachRequest(id=desk.next_id(), session=name)
                 info = (await desk.ask(request, EpisodeLimits(), SessionReply)).info
             except ServerFailed as failure:
-                unknown = failure
-                if failure.code is not Code.UNKNOWN_SESSION:
-                    raise
+                failures.append(failure)
             else:
                 return RemoteSession(desk, info, own=False)
-        raise unknown
+        # It may be where nobody answers.
+        raise min(failures, key=lambda failure: failure.code is Code.UNKNOWN_SESSION)
 
     async def _least(self) -> Desk:
-        """At the worker with the fewest sessions of this client; one that cannot be reached is left out."""
-        linked = [desk for desk in self._desks.values() if not desk.lost]
-        if all(desk.sessions for desk in linked) and len(linked) < self._workers:
-            known = {desk.worker for desk in linked}
-            worker = random.choice([number for number in range(self._workers) if number not in known])
+        """At the worker with the fewest sessions of this client. One that cannot be reached is left out,
+        and one that is away or stops is used where there is no other."""
+        linked = {number: desk for number, desk in self._desks.items() if not desk.lost}
+        if all(desk.sessions for desk in linked.values() if desk.ready) and len(linked) < self._workers:
+            worker = random.choice([number for number in range(self._workers) if number not in linked])
             try:
                 return await self._desk(worker)
             except ServerFailed as failure:
                 if not linked:
                     raise
                 logger.warning("Worker %d of %s is left out: %s", worker, self.url, failure)
-        return min(linked, key=lambda desk: desk.sessions)
+        return min(linked.values(), key=lambda desk: (not desk.ready, desk.sessions))
 
     async def _desk(self, worker: int) -> Desk:
         async with self._linking:
@@ -165,6 +178,8 @@ class Desk:
     def __init__(self, link: Link) -> None:
         self.sessions = 0
         """How many of this client's are there."""
+        self.stops = False
+        """Whether it has said that it opens no more."""
         self.url = link.url
         self.worker, self.workers = link.welcome.worker, link.welcome.workers
         self._link = link
@@ -173,6 +188,11 @@ class Desk:
     def lost(self) -> bool:
         """Whether there will be no connection any more."""
         return self._link.lost
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is asked for now can be opened now."""
+        return self._link.up and not self.stops
 
     @property
     def own_session(self) -> str | None:

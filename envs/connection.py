@@ -125,6 +125,8 @@ class Connection:
 def _encode(message: Reply | Welcome) -> bytes:
     frame = message.__pydantic_serializer__.to_json(message)
     if len(frame) > MAX_REPLY and not isinstance(message, Welcome):
-        refusal = Refusal(Code.INTERNAL, f"the reply has {len(frame):,} bytes")
+        said = f"the reply has {len(frame):,} bytes, more than {MAX_REPLY:,}"
+        logger.error("%s: the environment must show less in one turn", said)
+        refusal = Refusal(Code.INTERNAL, said)
         frame = _encode(FaultReply(id=message.id, fault=refusal.fault))
     return frame

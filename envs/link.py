@@ -103,10 +103,18 @@ class Dialler:
             retry_after = None if error.headers is None else error.headers.get("Retry-After")
             raise _unwelcome(self.url, error.status, retry_after) from None
         except aiohttp.ClientConnectorCertificateError as error:
-            reason = error.certificate_error
+            failure = error.certificate_error
+            assert isinstance(failure, ssl.SSLCertVerificationError)
+            reason = failure.verify_message.rstrip(".")
             raise UsageError(
-                f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=…)"
+                f"{self.url}: its certificate is not trusted: {reason}; connect(url, ca=FILE) trusts "
+                "another, for the hosts that it names"
             ) from None
+        except aiohttp.ClientConnectorError as error:
+            raise ServerFailed(f"no server answers at {self.url}: {error.os_error}") from error
+        except aiohttp.ServerDisconnectedError as error:
+            said = "what is there hangs up; is the scheme right?"
+            raise ServerFailed(f"no server answers at {self.url}: {said}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerFailed(f"no server answers at {self.url}: {error or type(error).__name__}") from error
         except (TypeError, ValidationError):
@@ -125,7 +133,8 @@ class Link:
         self._outbox = Outbox(socket)
         self._ids = count()
         self._asked: dict[int, Asked] = {}
-        self._up = True
+        self.up = True
+        """Whether there is a connection now."""
         self._end: float | None = None
         self._pause = PAUSE
         """When a client that is away gives up, and how long it waits before the next attempt; kept until a
@@ -158,7 +167,7 @@ class Link:
 
     async def tell(self, request: Request, seconds: float) -> None:
         """As :meth:`ask`, but while the client is away nobody waits: it is sent when it returns."""
-        if self._up:
+        if self.up:
             await self.ask(request, seconds)
         elif self._lost is None:
             self._ask(request)
@@ -187,7 +196,7 @@ class Link:
             while True:
                 async with self._outbox:
                     await self._receive()
-                self._up = False
+                self.up = False
                 if self._lost is not None:
                     reason = self._lost
                     return
@@ -200,7 +209,7 @@ class Link:
         except (ServerFailed, UsageError) as error:
             reason += f": {error}"
         finally:
-            self._up, self._lost = False, reason
+            self.up, self._lost = False, reason
             self._fail(reason)
             await self._socket.close()
 
@@ -229,7 +238,7 @@ class Link:
                 error = failure
         if welcome.lease != self.welcome.lease:
             self._fail(f"{self.url} has given up this client's sessions")
-        self.welcome, self._up, self._outbox = welcome, True, Outbox(self._socket)
+        self.welcome, self.up, self._outbox = welcome, True, Outbox(self._socket)
         for asked in self._asked.values():
             self._outbox.put(asked.frame)
 

@@ -12,6 +12,7 @@ from aiohttp import ClientSession
 from turnwise import connect
 from turnwise.envs.client import RemoteEnvs, RemoteSession
 from turnwise.envs.errors import UsageError
+from turnwise.envs.faults import Code
 from turnwise.envs.front import Front
 from turnwise.envs.link import ServerFailed
 from turnwise.envs.routing import END, Place, Replica, worker_of
@@ -28,12 +29,17 @@ class Proxy:
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
         self._ends: list[asyncio.StreamWriter] = []
+        self.away: set[int] = set()
+        """The replicas that cannot be reached."""
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._ends.append(writer)
         try:
             head = await reader.readuntil(END)
-            source, sink = await asyncio.open_connection("127.0.0.1", self._ports[worker_of(head) or 0])
+            replica = worker_of(head) or 0
+            if replica in self.away:
+                raise ConnectionError
+            source, sink = await asyncio.open_connection("127.0.0.1", self._ports[replica])
         except (OSError, EOFError):
             writer.close()
             return
@@ -101,6 +107,42 @@ async def test_a_replica_that_is_away_is_left_out_and_costs_nobody_else_anything
         for env in [first, *[await opened(envs, stack) for _ in range(3)]]:
             assert (await env.step(call("check"))).record is not None
         assert await workers(servers[0]) == [0] * 4
+
+
+async def test_while_a_replica_is_away_its_sessions_wait_and_others_do_not() -> None:
+    async with replicas() as (servers, proxy, envs), AsyncExitStack() as stack:
+        first, second = [await opened(envs, stack) for _ in range(2)]
+        proxy.away = {1}
+        proxy.cut()
+        step = asyncio.create_task(second.step(call("check")))
+        for env in [first, *[await opened(envs, stack) for _ in range(3)]]:
+            assert (await env.step(call("check"))).record is not None
+        assert await workers(servers[0]) == [0] * 4
+        async with connect(envs.url) as side:
+            assert (await (await side.attach(first.info.session)).step(call("check"))).record is not None
+            with pytest.raises(ServerFailed, match="no server answers"):
+                await side.attach(second.info.session)
+        assert not step.done()
+        proxy.away = set()
+        assert (await step).record is not None
+
+
+async def test_a_replica_that_drains_keeps_its_sessions_and_new_ones_go_to_others() -> None:
+    async with replicas() as (servers, _, envs), AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        first = [await opened(envs, stack) for _ in range(2)]
+        draining = [tasks.create_task(servers[0].drain(60))]
+        later = [await opened(envs, stack) for _ in range(3)]
+        async with connect(envs.url) as fresh:
+            later.append(await opened(fresh, stack))
+            for env in [*first, *later]:
+                assert (await env.step(call("check"))).record is not None
+            assert [await workers(server) for server in servers] == [[0], [1] * 5]
+            draining.append(tasks.create_task(servers[1].drain(60)))
+            with pytest.raises(ServerFailed) as refused:
+                await opened(fresh, stack)
+            assert refused.value.code is Code.DRAINING
+        for task in draining:
+            task.cancel()
 
 
 @pytest.mark.parametrize(

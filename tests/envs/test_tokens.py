@@ -225,8 +225,11 @@ async def test_over_tls_and_only_with_a_certificate_that_is_trusted(tmp_path: Pa
                 envs.open("test/pad") as env,
             ):
                 assert (await env.reset()).text == "write"
-        with pytest.raises(UsageError, match="not trusted"):
+        with pytest.raises(UsageError, match="not trusted: self-signed certificate; connect"):
             async with connect(server.url, token=TOKENS["trainer"]):
+                pass
+        with pytest.raises(ServerFailed, match="is the scheme right"):
+            async with connect(server.url.replace("https", "http"), token=TOKENS["trainer"]):
                 pass
         for bad in (wrong, tmp_path / "absent"):
             with pytest.raises(UsageError, match="ca"):
