@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,14 @@ def running(*command: str) -> bool:
             if process.read_bytes() == wanted:
                 return True
     return False
+
+
+def until_it_ended(*command: str) -> None:
+    """Wait for the processes of this command to go, which are killed and still have to die."""
+    end = time.monotonic() + 30
+    while running(*command):
+        assert time.monotonic() < end, f"{command} still runs"
+        time.sleep(0.01)
 
 
 async def names(sandbox: Sandbox) -> list[str]:
@@ -272,7 +281,7 @@ async def test_closing_comes_to_its_end_also_when_it_is_cancelled(
     closing.cancel()
     with contextlib.suppress(asyncio.CancelledError):  # it may have been quicker
         await closing
-    assert not running("sleep", seconds)
+    await asyncio.to_thread(until_it_ended, "sleep", seconds)
     with pytest.raises(SandboxDied):
         await command
 
