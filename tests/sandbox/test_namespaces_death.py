@@ -222,3 +222,21 @@ async def test_a_cancelled_creation_leaves_no_sandbox(backend: NamespacesBackend
     hub = named("sandbox-hub", os.getpid())[0]
     assert await happens(lambda: len(descendants(hub)) == 1 + 1 + 2)  # the hub, one sandbox and two spares
     await kept.close()
+
+
+async def test_a_cancelled_close_leaves_no_sandbox(backend: NamespacesBackend, tmp_path: Path) -> None:
+    """Nor one whose sockets lead outside, which are the first to be closed."""
+    kept = await backend.create(SandboxSpec())
+    for cycles in (1, 2, 3, 4):
+        sandbox = await backend.create(SandboxSpec())
+        await sandbox.expose(tmp_path / "nobody", "socket")
+        closing = asyncio.create_task(sandbox.close())
+        for _ in range(cycles):
+            await asyncio.sleep(0)
+        closing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await closing
+    await kept.exec("true")
+    hub = named("sandbox-hub", os.getpid())[0]
+    assert await happens(lambda: len(descendants(hub)) == 1 + 1 + 2)  # the hub, one sandbox and two spares
+    await kept.close()

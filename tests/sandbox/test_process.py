@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -179,6 +180,19 @@ async def test_killing_the_init_of_a_command_kills_the_command(
 
 
 @linux
+@pytest.mark.parametrize("cycles", [1, 2])
+async def test_a_cancelled_close_leaves_no_files(backend: ProcessBackend, cycles: int) -> None:
+    sandbox = await backend.create(SandboxSpec())
+    await sandbox.write("file", b"x")
+    closing = asyncio.create_task(sandbox.close())
+    for _ in range(cycles):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    assert not await asyncio.to_thread(sandbox.directory.exists)
+
+
 async def test_without_its_keeper_the_backend_is_dead_and_cleans_up(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.touch()
