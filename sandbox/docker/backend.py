@@ -151,7 +151,7 @@ class DockerBackend(Backend):
         """For a sandbox that closes: remove its container."""
         self._boxes.discard(box)
         if container is not None:
-            await asyncio.shield(self.discard(container))
+            await self.discard(container)
 
     def discard(self, container: str) -> asyncio.Task[None]:
         """Remove a container, also when nobody waits for it."""

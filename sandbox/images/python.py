@@ -39,13 +39,15 @@ class Python:
     requires: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check(self.requires)
+        check_requirements(self.requires)
+        if not self.requires:
+            raise ImageError("images: --python: name at least one distribution")
 
     def fill(self, root: Path, scratch: Path) -> str:
         """Install them. Raises :class:`ImageError`."""
         said = Host().fill(root, scratch)
         pinned = resolved(self.requires)
-        folder = root / FOLDER.lstrip("/")
+        folder = libraries(root)
         _pip("install", "--no-deps", "--no-compile", "--target", str(folder), *pinned)
         place = root / _run(python(), "-I", "-c", _ASK).strip().lstrip("/")
         place.mkdir(parents=True, exist_ok=True)
@@ -58,20 +60,23 @@ class Python:
         return f"{said} with {' '.join(pinned)}"
 
 
-def check(requires: Sequence[str]) -> None:
+def libraries(root: Path) -> Path:
+    """Where the distributions are, from outside an extracted root."""
+    return root / FOLDER.lstrip("/")
+
+
+def check_requirements(requires: Sequence[str]) -> None:
     """Raises :class:`ImageError` for what is no requirement of a name and versions."""
     for requirement in requires:
         if not _REQUIREMENT.fullmatch(requirement):
             raise ImageError(
                 f"requirement {requirement!r}: write a name and versions without spaces, as attrs>=23,<27"
             )
-    if not requires:
-        raise ImageError("images: --python: name at least one distribution")
 
 
 def resolved(requires: Sequence[str]) -> tuple[str, ...]:
     """All that these need and they themselves, pinned, by name. Raises :class:`ImageError`."""
-    check(requires)
+    check_requirements(requires)
     told = json.loads(_pip("install", "--dry-run", "--ignore-installed", "--report", "-", *requires))
     found = [(each["metadata"]["name"].lower(), each["metadata"]["version"]) for each in told["install"]]
     return tuple(f"{name}=={version}" for name, version in sorted(found))
@@ -82,7 +87,7 @@ def name_of(pinned: Sequence[str]) -> str:
     return f"python-{hashlib.sha256(' '.join(sorted(pinned)).encode()).hexdigest()[:16]}"
 
 
-def version() -> str:
+def python_version() -> str:
     """The version of the interpreter that images have."""
     return _run(python(), "-I", "-c", "import platform; print(platform.python_version())").strip()
 

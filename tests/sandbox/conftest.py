@@ -8,8 +8,10 @@ is left out for a backend whose probe lists something of that name in ``lost``.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 import pytest
 import pytest_asyncio
@@ -44,6 +46,16 @@ def lacks(item: pytest.Item) -> bool:
     probe = AVAILABLE.get(str(item.callspec.params.get("any_backend")))
     needed = [mark.args[0] for mark in item.iter_markers("needs")]
     return probe is not None and any(need in lost for need in needed for lost in probe.lost)
+
+
+async def cancelled(work: Coroutine[object, object, object], cycles: int) -> None:
+    """Begin something and cancel it after so many turns of the loop, unless it was quicker."""
+    task = asyncio.create_task(work)
+    for _ in range(cycles):
+        await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

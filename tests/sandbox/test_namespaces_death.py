@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.sandbox.conftest import cancelled
 from turnwise.sandbox import Sandbox, SandboxDied, SandboxSpec
 from turnwise.sandbox.namespaces import NamespacesBackend, cgroups
 
@@ -230,12 +231,7 @@ async def test_a_cancelled_close_leaves_no_sandbox(backend: NamespacesBackend, t
     for cycles in (1, 2, 3, 4):
         sandbox = await backend.create(SandboxSpec())
         await sandbox.expose(tmp_path / "nobody", "socket")
-        closing = asyncio.create_task(sandbox.close())
-        for _ in range(cycles):
-            await asyncio.sleep(0)
-        closing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await closing
+        await cancelled(sandbox.close(), cycles)
     await kept.exec("true")
     hub = named("sandbox-hub", os.getpid())[0]
     assert await happens(lambda: len(descendants(hub)) == 1 + 1 + 2)  # the hub, one sandbox and two spares

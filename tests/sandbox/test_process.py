@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox.conftest import cancelled
 from turnwise.sandbox import SandboxDied, SandboxSpec
 from turnwise.sandbox.process import ProcessBackend
 from turnwise.sandbox.process.sandbox import ProcessSandbox
@@ -184,12 +184,7 @@ async def test_killing_the_init_of_a_command_kills_the_command(
 async def test_a_cancelled_close_leaves_no_files(backend: ProcessBackend, cycles: int) -> None:
     sandbox = await backend.create(SandboxSpec())
     await sandbox.write("file", b"x")
-    closing = asyncio.create_task(sandbox.close())
-    for _ in range(cycles):
-        await asyncio.sleep(0)
-    closing.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await closing
+    await cancelled(sandbox.close(), cycles)
     assert not await asyncio.to_thread(sandbox.directory.exists)
 
 

@@ -76,12 +76,11 @@ def build_swe(
 
     from turnwise.envs.swe.factory.records import Order
     from turnwise.envs.swe.factory.sdist import check_source
-    from turnwise.sandbox.images.python import check
+    from turnwise.sandbox.images.python import check_requirements
 
     for source in sources:
         check_source(source)
-    if beside:
-        check(beside)
+    check_requirements(beside)
     order = Order(sources=tuple(dict.fromkeys(sources)), tasks=wanted, seed=seed, beside=beside)
     try:
         report = asyncio.run(_build(order, out, jobs or os.cpu_count() or 1, backend, admits))

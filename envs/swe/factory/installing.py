@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from turnwise.envs.swe.factory.problems import PackageFault, PackageProblem
 from turnwise.envs.swe.factory.sdist import Sdist
 from turnwise.sandbox import images
-from turnwise.sandbox.images.python import Python, name_of, resolved, version
+from turnwise.sandbox.images.python import Python, name_of, python_version, resolved
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ async def installed(sdist: Sdist, beside: Sequence[str]) -> tuple[str, ...]:
 
 
 def _installed(sdist: Sdist, beside: tuple[str, ...]) -> tuple[str, ...]:
-    needs = needs_of(sdist, version())
+    needs = needs_of(sdist, python_version())
     own = (*needs.own, *beside)
     try:
         pinned = _pinned((*own, *needs.tests), sdist)
@@ -82,16 +82,17 @@ def make_image(pinned: Sequence[str]) -> None:
 
 def needs_of(sdist: Sdist, python: str) -> Needs:
     """What a distribution declares, for an interpreter of this version."""
-    own = [*_chosen(sdist.needs, {"extra": ""}, python)]
-    extras = [each for name in OF_TESTS for each in _chosen(sdist.needs, {"extra": name}, python)]
-    grouped = _chosen(_grouped(sdist), {"extra": ""}, python)
+    own = [*_chosen(sdist.needs, "", python)]
+    extras = [each for name in OF_TESTS for each in _chosen(sdist.needs, name, python)]
+    grouped = _chosen(_grouped(sdist), "", python)
     tests = dict.fromkeys(each for each in (*extras, *grouped) if each not in own)
     return Needs(tuple(dict.fromkeys(own)), tuple(tests))
 
 
-def _chosen(declared: Iterable[str], extra: dict[str, str], python: str) -> Iterator[str]:
+def _chosen(declared: Iterable[str], extra: str, python: str) -> Iterator[str]:
     """Those that hold here, without their markers; none that names a place to fetch it from."""
-    environment = {**extra, "python_full_version": python, "python_version": python.rpartition(".")[0]}
+    short = python.rpartition(".")[0]
+    environment = {"extra": extra, "python_full_version": python, "python_version": short}
     for text in declared:
         try:
             found = Requirement(text)

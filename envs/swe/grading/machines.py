@@ -19,7 +19,7 @@ from turnwise.sandbox.contract import (
     SandboxSpec,
     Snapshot,
 )
-from turnwise.sandbox.images.python import FOLDER
+from turnwise.sandbox.images.python import libraries
 
 REPOSITORY = "/workspace"
 PROGRAMS = "/opt/turnwise"
@@ -46,7 +46,7 @@ class Machines:
     @property
     def libraries(self) -> list[str]:
         """Where the judge, which is here, finds the distributions that the code under test needs."""
-        folder = None if self.spec.root is None else self.spec.root / FOLDER.lstrip("/")
+        folder = None if self.spec.root is None else libraries(self.spec.root)
         return [str(folder)] if folder is not None and folder.is_dir() else []
 
     @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def write_wheel(folder: Path, name: str, code: str, needs: str = "") -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def index(tmp_path_factory: pytest.TempPathFactory) -> object:
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """All that pip can find, and a store of images of these tests' own."""
     folder = tmp_path_factory.mktemp("index")
     write_wheel(folder, "helper", HELPER)
@@ -113,7 +114,7 @@ Built = tuple[Path, Order, BuildReport]
 
 
 @pytest.fixture(scope="module")
-def built(index: object, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("built")
     order = Order(sources=(str(needing(folder, DECLARED)),), tasks=2, seed=1)
     return folder / "tasks", order, asyncio.run(build(order, folder / "tasks", []))
