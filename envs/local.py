@@ -14,13 +14,13 @@ from itertools import chain
 from typing import Self
 
 from turnwise.envs.env import Env
-from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.errors import UsageError
 from turnwise.envs.prepared import Prepared
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.source import Preparation
 from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
-from turnwise.sandbox.backends import BACKENDS, backend
+from turnwise.sandbox.backends import backend, load
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
 from turnwise.sandbox.images import Store
 from turnwise.sandbox.pool import Pool, PoolMetrics
@@ -53,11 +53,12 @@ class LocalEnvs:
 
     def __init__(self, *, backend: str | None = None, capacity: int = 128) -> None:
         """``backend`` None is the best this machine has. Raises ``UsageError`` for an unknown one."""
-        if backend is not None and backend not in BACKENDS:
-            raise unknown("sandbox backend", backend, BACKENDS)
+        try:
+            self._backend_name = None if backend is None else load(backend).name
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         self.capacity = capacity
         """Sandboxes of one kind alive at once; more sessions wait their turn."""
-        self._backend_name = backend
         self._backend: Backend | None = None
         self._pools: dict[tuple[SandboxSpec, bool], Pool] = {}
         self._homes: dict[Sandbox, Pool] = {}

@@ -26,13 +26,15 @@ _BUILT_IN = {
     "tools/configdesk": "turnwise.envs.tools.configdesk",
 }
 _REGISTERED: dict[str, type[Env]] = {}
+_NEEDED = ("tasks", "reset", "grade")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def register(env: type[Env]) -> type[Env]:
     """Make an environment known by its name; usable as a class decorator.
 
-    Raises ``UsageError`` when its name is missing, malformed or another environment's.
+    Raises ``UsageError`` when its name is missing, malformed or another environment's, and when it does not
+    define all that an episode needs.
     """
     name = getattr(env, "name", "")
     if not _NAME.fullmatch(name):
@@ -42,6 +44,9 @@ def register(env: type[Env]) -> type[Env]:
         raise UsageError(f"environment name {name!r} is taken by {_origin(known)}")
     if not f"{env.__module__}.".startswith(_BUILT_IN.get(name, "")):
         raise UsageError(f"environment name {name!r} is taken by {_BUILT_IN[name]}")
+    missing = [f"{method}()" for method in _NEEDED if getattr(env, method) is getattr(Env, method)]
+    if missing:
+        raise UsageError(f"environment {name}: {env.__name__} must define {' and '.join(missing)}")
     _REGISTERED[name] = env
     return env
 

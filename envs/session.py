@@ -104,6 +104,7 @@ class Session:
         self._deadline: float | None = None
         self._was_reset = False
         self._running = False
+        self._work: Coroutine[Any, Any, Any] | None = None
         own = task.public.limits
         self.limits: EpisodeLimits = env.limits if own == EpisodeLimits() else own
 
@@ -111,6 +112,10 @@ class Session:
     def guide(self) -> str:
         """The environment's standing guide for agents."""
         return describe(type(self.env))
+
+    def held(self) -> list[object]:
+        """What holds its state: its environment, those of its snapshots, and the tool that runs."""
+        return [self.env, *(saved.env for saved in self._snapshots.values()), self._work]
 
     async def reset(self) -> AgentView:
         """Start; the episode's time begins now. Raises :class:`EpisodeFailed`."""
@@ -343,10 +348,13 @@ class Session:
         assert self._deadline is not None
         left = max(self._deadline - time.monotonic(), 0.0)
         seconds = min(self.limits.tool_seconds, left)
+        self._work = work
         try:
             return await within(seconds, work)
         except Overdue:
             raise OutOfTime(seconds, over=seconds == left) from None
+        finally:
+            self._work = None
 
     async def _observe(self, valid: bool) -> tuple[tuple[str, ...], tuple[RewardTerm, ...], str]:
         """Milestones, rewards and digest of the state as the turn left it."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from turnwise.agents.evaluate import evaluate as evaluate
     from turnwise.agents.metrics import Evaluation as Evaluation
-    from turnwise.envs.client import connect as connect
     from turnwise.envs.env import Env as Env
     from turnwise.envs.errors import UsageError as UsageError
     from turnwise.envs.local import LocalEnvs as LocalEnvs
     from turnwise.envs.registry import register as register
+    from turnwise.envs.serving.client import connect as connect
     from turnwise.envs.tasks import TaskSet as TaskSet
     from turnwise.envs.tasks import seeds as seeds
     from turnwise.envs.tool import ToolError as ToolError
@@ -49,7 +49,7 @@ _WHERE = {
     "UsageError": "envs.errors",
     "call": "envs.types",
     "compare": "viewer.compare",
-    "connect": "envs.client",
+    "connect": "envs.serving.client",
     "credit": "trainer.stage",
     "evaluate": "agents.evaluate",
     "milestone": "envs.tool",

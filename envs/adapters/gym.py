@@ -25,11 +25,11 @@ from pydantic import Field, ValidationError
 
 from turnwise.envs.adapters.calls import act
 from turnwise.envs.adapters.worker import Worker
-from turnwise.envs.client import RemoteEnvs, RemoteSession, connect
 from turnwise.envs.env import random_call
 from turnwise.envs.errors import UsageError, invalid
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
+from turnwise.envs.serving.client import RemoteEnvs, RemoteSession, connect
 from turnwise.envs.session import EpisodeFailed, Session
 from turnwise.envs.tasks import check_split
 from turnwise.envs.types import (

@@ -23,8 +23,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnwise.envs.errors import UsageError
-from turnwise.envs.hosts import is_loopback
-from turnwise.envs.tokens import check_token
+from turnwise.envs.serving.hosts import is_loopback
+from turnwise.envs.serving.tokens import check_token
 
 SESSIONS = 128
 """Open at once; one more is refused."""

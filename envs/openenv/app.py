@@ -18,10 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from turnwise.envs.errors import UsageError
-from turnwise.envs.faults import MAX_FRAME, Code, Refusal
-from turnwise.envs.held import Principal
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.openapi import Operation, operations
 from turnwise.envs.openenv.aside import Aside
 from turnwise.envs.openenv.directory import Directory
 from turnwise.envs.openenv.elsewhere import Elsewhere
@@ -33,9 +30,12 @@ from turnwise.envs.openenv.route import Call, Route
 from turnwise.envs.openenv.routes import ROUTES, HttpFailure
 from turnwise.envs.openenv.sockets import GymSocket, McpSocket, Socket
 from turnwise.envs.registry import EnvSpec
-from turnwise.envs.service import Service
-from turnwise.envs.siblings import Siblings
-from turnwise.envs.wire import HEARTBEAT, PATH
+from turnwise.envs.serving.faults import MAX_FRAME, Code, Refusal
+from turnwise.envs.serving.held import Principal
+from turnwise.envs.serving.openapi import Operation, operations
+from turnwise.envs.serving.service import Service
+from turnwise.envs.serving.siblings import Siblings
+from turnwise.envs.serving.wire import HEARTBEAT, PATH
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from turnwise.envs.local import LocalEnvs
 from turnwise.envs.openenv.messages import CallToolAction, OpenEnvAction, ResetData
 from turnwise.envs.openenv.offer import Offer, Result
 from turnwise.envs.openenv.player import choose, playable
-from turnwise.envs.service import Service
+from turnwise.envs.serving.service import Service
+from turnwise.envs.serving.wire import SANDBOX_SECONDS
 from turnwise.envs.session import Session
-from turnwise.envs.wire import SANDBOX_SECONDS
 
 AT_ONCE = 8
 """So many run at a time."""

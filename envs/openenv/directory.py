@@ -10,11 +10,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from turnwise.envs.faults import Refusal
-from turnwise.envs.held import Owner, Principal
 from turnwise.envs.openenv.offer import Offer
 from turnwise.envs.openenv.player import Player
-from turnwise.envs.service import Service
+from turnwise.envs.serving.faults import Refusal
+from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.service import Service
 from turnwise.sandbox.contract import SandboxError
 
 logger = logging.getLogger(__name__)

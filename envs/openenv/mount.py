@@ -9,7 +9,7 @@ from turnwise.envs.openenv.directory import Directory
 from turnwise.envs.openenv.elsewhere import Elsewhere
 from turnwise.envs.openenv.offer import Offer
 from turnwise.envs.openenv.rpc import Rpc
-from turnwise.envs.service import Service
+from turnwise.envs.serving.service import Service
 
 
 @dataclass(frozen=True, slots=True)

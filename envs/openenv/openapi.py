@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from turnwise.envs.openapi import JSON, Operation
 from turnwise.envs.openenv.route import Route
-from turnwise.envs.wire import Role
+from turnwise.envs.serving.openapi import JSON, Operation
+from turnwise.envs.serving.wire import Role
 
 CALLERS: dict[str, tuple[Role, ...] | None] = {
     "everyone": None,

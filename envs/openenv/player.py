@@ -12,13 +12,12 @@ import random
 from typing import Any
 from uuid import uuid4
 
-from turnwise.envs.faults import Code, Refusal
-from turnwise.envs.held import Owner, Principal
 from turnwise.envs.openenv.messages import CallToolAction, KnownTask, OpenEnvAction, ResetData, State
 from turnwise.envs.openenv.offer import Offer, Result
-from turnwise.envs.service import Service
-from turnwise.envs.types import SPLITS, EndReason, Step
-from turnwise.envs.wire import (
+from turnwise.envs.serving.faults import Code, Refusal
+from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.service import Service
+from turnwise.envs.serving.wire import (
     AttachRequest,
     OpenRequest,
     ResetReply,
@@ -31,6 +30,7 @@ from turnwise.envs.wire import (
     TaskBySeed,
     TaskChoice,
 )
+from turnwise.envs.types import SPLITS, EndReason, Step
 
 
 class Unplayable(Exception):

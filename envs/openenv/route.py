@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from turnwise.envs.held import Principal
 from turnwise.envs.openenv.mount import Mount
+from turnwise.envs.serving.held import Principal
 
 
 @dataclass(frozen=True, slots=True)

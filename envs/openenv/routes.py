@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from turnwise.envs import openapi
 from turnwise.envs.openenv.messages import (
     RangeBody,
     ResetBody,
@@ -26,6 +25,7 @@ from turnwise.envs.openenv.offer import Offer, Result
 from turnwise.envs.openenv.openapi import described
 from turnwise.envs.openenv.route import Call, Route
 from turnwise.envs.openenv.rpc import RpcFailure, parse, read
+from turnwise.envs.serving import openapi
 from turnwise.envs.tasks import TaskSet
 from turnwise.envs.types import SPLITS, Task
 

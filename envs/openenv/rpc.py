@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from turnwise.envs.faults import Code, Refusal
-from turnwise.envs.held import Owner, Principal
 from turnwise.envs.openenv.aside import Aside
 from turnwise.envs.openenv.directory import Directory
 from turnwise.envs.openenv.messages import CallToolAction, RpcRequest
 from turnwise.envs.openenv.offer import Offer, Result
 from turnwise.envs.openenv.player import Player, Unplayable
-from turnwise.envs.service import Service
+from turnwise.envs.serving.faults import Code, Refusal
+from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.service import Service
 from turnwise.envs.session import EpisodeFailed
 from turnwise.sandbox.contract import SandboxError
 

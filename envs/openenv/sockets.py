@@ -22,8 +22,6 @@ from aiohttp import WSMessage, WSMsgType, web
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from turnwise.envs.faults import Code, Refusal
-from turnwise.envs.held import Owner, Principal
 from turnwise.envs.openenv.messages import (
     FRAMES,
     McpFrame,
@@ -36,7 +34,9 @@ from turnwise.envs.openenv.messages import (
 from turnwise.envs.openenv.mount import Mount
 from turnwise.envs.openenv.player import Player, Unplayable
 from turnwise.envs.openenv.rpc import SERVER_ERROR, RpcFailure, counts, crowded, no_place, parse, read
-from turnwise.envs.outbox import SEND_SECONDS
+from turnwise.envs.serving.faults import Code, Refusal
+from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.outbox import SEND_SECONDS
 from turnwise.envs.within import Overdue, go_on, within
 
 logger = logging.getLogger(__name__)

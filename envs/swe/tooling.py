@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from turnwise.envs.swe.problems import ProblemKind, TaskProblem
-from turnwise.envs.swe.pytest_files import OLDEST_PYTHON, SITE
+from turnwise.envs.swe.pytest_files import COMPILE, OLDEST_PYTHON, SITE
 from turnwise.envs.swe.repository import write_all
 from turnwise.envs.swe.task import SweTask
 from turnwise.envs.swe.testing import environment, program_files
@@ -68,8 +68,7 @@ async def _with_code(sandbox: Sandbox, files: dict[str, bytes], task: SweTask) -
     root = sandbox.spec.root
     if root not in _compiled:
         await write_all(sandbox, files, task)
-        command = ["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", SITE]
-        result = await sandbox.exec(command, cwd="/", timeout=_COMPILE_SECONDS)
+        result = await sandbox.exec(["python3", *COMPILE, SITE], cwd="/", timeout=_COMPILE_SECONDS)
         if result.exit_code:
             reason = result.stdout.decode(errors="replace")[-300:].strip()
             raise TaskProblem(ProblemKind.PYTHON, task.id, f"its python3 cannot compile pytest: {reason}")

@@ -23,7 +23,7 @@ from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec, register
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import milestone, tool
 from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Task, call, text

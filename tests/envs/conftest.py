@@ -1,15 +1,21 @@
-"""What the tests of sessions share: an environment in which everything can go wrong."""
+"""What the tests of sessions share: an environment, and a way to a server, where everything can go wrong."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
 
 import pytest
 
 from turnwise.envs.env import Env
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import register
+from turnwise.envs.serving.front import Front
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import ToolError, milestone, reward, tool
 from turnwise.envs.types import AgentView, EpisodeLimits, Model, Task, text
@@ -132,3 +138,65 @@ class Pad(Env):
 async def envs() -> AsyncIterator[LocalEnvs]:
     async with LocalEnvs(backend="process", capacity=2) as envs:
         yield envs
+
+
+Fate = Literal["pass", "double", "lose", "mute"]
+"""What happens to what a client sends: it arrives, twice, not, or without a way back for the reply."""
+
+
+class Relay:
+    """A way to a server that loses things, as networks do."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends: list[asyncio.StreamWriter] = []
+        self.fates: deque[Fate] = deque()
+        """Of the frames that the client sends next; then all of them pass."""
+        self.open = True
+        """Whether new connections get through."""
+        self.stuck = asyncio.Event()
+        """Until this is set, what the client sends from a first step on is not taken in."""
+        self.stuck.set()
+        self.url = ""
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.transport.abort()
+        self._ends.clear()
+
+    async def there(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while await self.stuck.wait() and (data := await source.read(1 << 16)):
+            fate = "pass" if data.startswith(b"GET ") or not self.fates else self.fates.popleft()
+            if fate != "lose":
+                sink.write(data * (2 if fate == "double" else 1))
+                await sink.drain()
+            if fate in ("lose", "mute"):
+                return
+
+    async def back(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            sink.write(data)
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.open:
+            writer.transport.abort()
+            return
+        source, sink = await asyncio.open_connection("127.0.0.1", self._port)
+        self._ends += [writer, sink]
+        ways = [asyncio.create_task(self.there(reader, sink)), asyncio.create_task(self.back(source, writer))]
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        writer.transport.abort()  # nothing more comes back,
+        sink.close()  # but what was sent arrives
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+
+
+@asynccontextmanager
+async def relay(server: EnvServer | Front) -> AsyncIterator[Relay]:
+    way = Relay(server.port)
+    async with await asyncio.start_server(way.accept, "127.0.0.1", 0) as listener:
+        way.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        yield way
+        way.cut()

@@ -20,7 +20,7 @@ from turnwise.envs.adapters.gym import ACTION_CHARS, TurnwiseEnv, Words, read_ac
 from turnwise.envs.adapters.worker import Worker
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.session import EpisodeFailed
 from turnwise.envs.types import CallAction, EndReason, FinishAction, InvalidAction, TextAction, ToolSpec
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from turnwise.envs.env import Env, describe
 from turnwise.envs.errors import UsageError
 from turnwise.envs.registry import EnvSpec, env_class, load_plugins, names, register
-from turnwise.envs.types import Model
+from turnwise.envs.tasks import TaskSet, seeds
+from turnwise.envs.types import AgentView, Model, Task, text
 
 
 class DialOptions(Model):
@@ -27,6 +28,15 @@ class Dial(Env):
 
     name = "test/dial"
     Options = DialOptions
+
+    def tasks(self, split: str) -> TaskSet:
+        return seeds(split, 1)
+
+    async def reset(self, task: Task) -> AgentView:
+        return text("turn it")
+
+    async def grade(self) -> float:
+        return 0.0
 
 
 def refusal(spec: str) -> str:
@@ -75,16 +85,26 @@ def test_a_malformed_name_is_refused(name: str) -> None:
 
 
 def test_a_name_belongs_to_one_class() -> None:
-    class Dial(Env):
-        name = "test/dial"
-
+    other = type("Other", (Dial,), {"name": "test/dial"})
     with pytest.raises(UsageError, match=r"'test/dial' is taken by .*test_registry\.Dial"):
-        register(Dial)
-    again = type("Dial", (Env,), {"name": "test/dial", "__module__": __name__, "__qualname__": "Dial"})
+        register(other)
+    again = type("Dial", (Dial,), {"name": "test/dial", "__module__": __name__, "__qualname__": "Dial"})
     try:
         assert env_class(register(again).name) is again  # a cell of a notebook that is run again
     finally:
         register(globals()["Dial"])
+
+
+def test_what_an_episode_needs_and_is_not_there_is_named() -> None:
+    class Half(Env):
+        name = "test/half"
+
+        def tasks(self, split: str) -> TaskSet:
+            return seeds(split, 1)
+
+    with pytest.raises(UsageError, match=r"test/half: Half must define reset\(\) and grade\(\)"):
+        register(Half)
+    assert "test/half" not in names()
 
 
 def test_the_name_of_a_built_in_environment_is_not_to_be_had() -> None:
@@ -121,6 +141,7 @@ def test_a_plugins_environment_is_found_by_name(plugin: Path) -> None:
         "@register\n"
         "class Stranger(Env):\n"
         "    name = 'stranger/game'\n"
+        "    tasks = reset = grade = lambda self, *args: None\n"
     )
     assert env_class("stranger/game").__module__ == "stranger_envs"
     assert "stranger/game" in names()

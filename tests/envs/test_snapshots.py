@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from turnwise import connect
-from turnwise.envs.client import RemoteEnvs, RemoteSession
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.client import RemoteEnvs, RemoteSession
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.session import SNAPSHOTS, Session
 from turnwise.envs.types import EndReason, FinishAction, call
 from turnwise.sandbox.contract import SandboxError

@@ -15,8 +15,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,16 +25,14 @@ from turnwise.envs.swe.grading.machines import (
     import_roots,
     program_files,
     repository,
-    require_pytest,
 )
 from turnwise.envs.swe.grading.rules import Tree
 from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite, census
 from turnwise.envs.swe.grading.verdict import Verdict, verdict
+from turnwise.envs.swe.pytest_files import COMPILE, SITE, pytest_files
 from turnwise.sandbox.contract import Snapshot
 
 TESTS = "/opt/tests"
-SITE = f"{PROGRAMS}/site"
-DISTRIBUTIONS = ("pytest", "pluggy", "iniconfig", "packaging")
 DECOYS = 2
 """Of each test, where its form allows so many."""
 AT_ONCE = 4
@@ -176,31 +172,11 @@ _sites: dict[tuple[int, tuple[str, ...]], dict[str, bytes]] = {}
 
 async def pytest_site(machines: Machines) -> dict[str, bytes]:
     """pytest as sandboxes have it, compiled by their interpreter before any code under test is there."""
-    require_pytest()
     key = (hash(machines.spec), machines.python)
     if key not in _sites:
         async with await machines.backend.create(machines.spec) as sandbox:
-            await sandbox.write_tree(_pytest_files())
-            command = [
-                *machines.python,
-                "-m",
-                "compileall",
-                "-q",
-                "--invalidation-mode",
-                "unchecked-hash",
-                SITE,
-            ]
-            await sandbox.exec(command, timeout=120)
+            await sandbox.write_tree(pytest_files())
+            await sandbox.exec([*machines.python, *COMPILE, SITE], timeout=120)
             found = await sandbox.read_tree(SITE)
         _sites[key] = {f"{SITE}/{path}": data for path, data in found.items()}
     return _sites[key]
-
-
-@cache
-def _pytest_files() -> dict[str, bytes]:
-    files = [file for name in DISTRIBUTIONS for file in metadata.files(name) or ()]
-    return {
-        f"{SITE}/{file}": file.read_binary()
-        for file in files
-        if (file.suffix == ".py" or file.name == "METADATA") and ".." not in file.parts
-    }

@@ -13,9 +13,9 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.server import EnvServer
+from turnwise.envs.serving.tokens import Tokens
 from turnwise.envs.tasks import TaskSet, seeds
-from turnwise.envs.tokens import Tokens
 from turnwise.envs.tool import ToolError, milestone, tool
 from turnwise.envs.types import AgentView, EpisodeLimits, ImageBlock, Task, TaskSecret, TextBlock, text
 
@@ -111,7 +111,7 @@ class Mute(Env):
 
 
 @register
-class Hopeless(Env):
+class Hopeless(Abacus):
     """It has no tasks."""
 
     name = "test/hopeless"

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import WSServerHandshakeError
 
 from turnwise import connect
-from turnwise.envs.tokens import Tokens
-from turnwise.envs.wire import Role
+from turnwise.envs.serving.tokens import Tokens
+from turnwise.envs.serving.wire import Role
 
 TOKEN = "the-trainers-own-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -15,7 +15,7 @@ from turnwise.envs.swe.bench import counted
 from turnwise.envs.swe.environment import SweEnv
 from turnwise.envs.swe.sample.packages import packaged_tasks
 from turnwise.envs.swe.sample.small import small_task
-from turnwise.envs.types import SPLITS
+from turnwise.envs.types import SPLITS, EndReason
 from turnwise.trainer.demonstrations import render, transcript
 
 TASKS = {task.id: task for task in packaged_tasks()}
@@ -86,6 +86,7 @@ async def test_the_oracle_goes_on_after_an_agent_that_went_astray(envs: LocalEnv
                 if session.end is not None:
                     break
             await _finish(session, session.env)
+            assert session.end in (EndReason.SUBMITTED, EndReason.TURN_LIMIT)
 
 
 async def _finish(session: Session, env: Env) -> None:
@@ -94,7 +95,9 @@ async def _finish(session: Session, env: Env) -> None:
             return
         action = await env.oracle()
         assert action is not None
-        await session.step(action)
+        step = await session.step(action)
+        assert step.record is not None
+        assert step.record.valid
 
 
 def test_level_1_splits_ask_different_things() -> None:

@@ -1,0 +1,142 @@
+"""Counts over time and over several workers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from turnwise.envs.serving.faults import Code, Refusal
+from turnwise.envs.serving.losses import Losses
+from turnwise.envs.serving.routing import Replica
+from turnwise.envs.serving.siblings import Siblings
+from turnwise.envs.serving.status import BOUNDS, Report, SandboxCounts, whole
+from turnwise.envs.serving.tally import KEPT_ERRORS, Tally
+from turnwise.envs.types import EndReason
+
+
+class Clock:
+    """Says what it is told to."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def report(tally: Tally, worker: int = 0, sandboxes: SandboxCounts | None = None) -> Report:
+    """What a worker without sessions says."""
+    return Report(
+        worker=worker,
+        uptime=tally.clock() - tally.started,
+        draining=False,
+        places=8,
+        waiting=tally.waiting,
+        connections=1,
+        sessions=(),
+        lost=worker,
+        envs=tuple(env.counts() for env in tally.envs.values()),
+        requests=tuple((kind, code, count) for (kind, code), count in tally.requests.items()),
+        steps_by_second=tally.rate.by_second(),
+        sandboxes=sandboxes,
+        journal_bytes=None,
+        errors=tuple(tally.errors),
+    )
+
+
+def test_rates_are_of_whole_seconds_and_of_no_more_than_there_were() -> None:
+    clock = Clock()
+    tally = Tally(clock)
+    env = tally.env("e")
+    for second in range(5):
+        clock.now = 1000.5 + second
+        for _ in range(second):
+            env.stepped(0.001)
+    rates = whole([report(tally)], []).rates
+    assert rates.by_second[-5:] == (0, 0, 1, 2, 3), "the second that is going on does not count"
+    assert (rates.last_10_s, rates.last_60_s) == (6 / 4, 6 / 4)
+    clock.now += 30
+    rates = whole([report(tally)], []).rates
+    assert (rates.last_10_s, rates.last_60_s) == (0.0, 10 / 34)
+    clock.now += 3600
+    assert sum(whole([report(tally)], []).rates.by_second) == 0
+
+
+def test_a_step_is_counted_in_the_bucket_that_holds_its_time() -> None:
+    env = Tally().env("e")
+    for seconds in (0.0, BOUNDS[0], 0.002, 1e9):
+        env.stepped(seconds)
+    counts = env.counts()
+    assert (counts.step_seconds.buckets[:2], counts.step_seconds.buckets[-1]) == ((2, 1), 1)
+    assert counts.steps == sum(counts.step_seconds.buckets) == 4
+
+
+def test_errors_are_bounded_in_number_and_length() -> None:
+    tally = Tally()
+    for number in range(3 * KEPT_ERRORS):
+        tally.failed("infra_error", EndReason.INFRA_ERROR, f"{number} " + "x" * 9999, None, tally.env("e"))
+    assert len(tally.errors) == KEPT_ERRORS
+    assert max(len(line.message) for line in tally.errors) < 1000
+    assert tally.env("e").infra_failures == 3 * KEPT_ERRORS
+
+
+async def test_whichever_worker_is_asked_answers_for_all(tmp_path: Path) -> None:
+    clock = Clock()
+    one, two = Tally(clock), Tally(clock)
+    one.env("e").stepped(0.5)
+    two.env("e").stepped(0.25)
+    two.env("f").opened += 1
+    for tally in (one, two):
+        tally.refused("step", Refusal(Code.BUSY, "full").fault)
+    clock.now += 1
+    boxes = SandboxCounts(in_use=1, idle=2, created=3, recycled=4, died=5)
+    async with (
+        asyncio.timeout(20),
+        Siblings(Replica().place(0, 2, tmp_path), lambda: report(one, 0, boxes), has_none) as first,
+        Siblings(Replica().place(1, 2, tmp_path), lambda: report(two, 1, boxes), has_none) as second,
+    ):
+        told, down = await first.reports()
+        assert (told, down) == await second.reports()
+    status = whole(told, down)
+    assert (status.places, status.connections, status.faults) == (16, 2, {"busy": 2})
+    assert [(counts.env, counts.steps, counts.opened) for counts in status.envs] == [("e", 2, 0), ("f", 0, 1)]
+    assert status.envs[0].step_seconds.sum == 0.75
+    assert status.lost == 1
+    assert status.rates.by_second[-1] == 2
+    assert status.sandboxes == SandboxCounts(in_use=2, idle=4, created=6, recycled=8, died=10)
+
+
+def test_what_was_open_when_a_worker_died_is_lost_to_its_successors(tmp_path: Path) -> None:
+    for lost, opened in ((0, ()), (0, (1, 2, 3)), (3, ()), (3, (1, 2, 1))):
+        losses = Losses()
+        with losses.kept_in(tmp_path / "0.sessions"):
+            assert losses.lost == lost
+            for count in opened:
+                losses.now_open(count)
+    with losses.kept_in(tmp_path / "0.sessions"):
+        assert losses.lost == 4
+    losses.now_open(5)  # nowhere, once it is kept no more
+    with Losses().kept_in(tmp_path / "0.sessions"), Losses().kept_in(tmp_path / "1.sessions"):
+        assert losses.lost == 0
+
+
+async def has_none(session: str) -> bool:
+    return False
+
+
+async def test_a_worker_that_died_is_down_and_one_that_says_nonsense_too(tmp_path: Path) -> None:
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"{}")
+        writer.close()
+
+    def worker(index: int) -> Siblings:
+        return Siblings(Replica().place(index, 3, tmp_path), lambda: report(Tally(), index), has_none)
+
+    async with asyncio.timeout(20), worker(0) as alone:
+        async with worker(1):
+            pass
+        (tmp_path / "1.sock").touch()  # as the socket of one that was killed remains
+        async with await asyncio.start_unix_server(nonsense, tmp_path / "2.sock"):
+            told, down = await alone.reports()
+    assert ([one.worker for one in told], down) == ([0], [1, 2])
+    status = whole(told, down)
+    assert (status.state, status.workers) == ("degraded", {"0": "up", "1": "down", "2": "down"})
