@@ -23,6 +23,7 @@ from turnwise.sandbox.contract import (
     SandboxError,
     SandboxSpec,
     Snapshot,
+    UserUnsupported,
 )
 from turnwise.sandbox.pool import Pool, PoolMetrics, PoolTimeout
 
@@ -44,6 +45,7 @@ __all__ = [
     "SandboxError",
     "SandboxSpec",
     "Snapshot",
+    "UserUnsupported",
     "backend",
     "probes",
 ]

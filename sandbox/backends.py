@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-from typing import Any
 
 from turnwise.sandbox.contract import Backend, BackendUnavailable, Probe
 
@@ -20,31 +19,43 @@ BACKENDS = {
 
 
 def load(name: str) -> type[Backend]:
-    """A backend's class. Raises ``ValueError`` for a name that is none."""
-    if name not in BACKENDS:
+    """The class of a backend, or of a variant such as ``docker:runsc``.
+
+    Raises ``ValueError`` for a name that is none.
+    """
+    kind, colon, variant = name.partition(":")
+    if kind not in BACKENDS or (colon and not variant):
         names = ", ".join(BACKENDS)
-        nearest = difflib.get_close_matches(name.lower(), BACKENDS, n=1, cutoff=0.4)
+        nearest = difflib.get_close_matches(kind.lower(), BACKENDS, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"sandbox backend: {name!r} is none of {names}{hint}")
-    module, _, attribute = BACKENDS[name].partition(":")
+    module, _, attribute = BACKENDS[kind].partition(":")
     found: type[Backend] = getattr(importlib.import_module(module), attribute)
-    return found
+    return found.variant(variant) if variant else found
+
+
+def require(name: str) -> None:
+    """Raises :class:`BackendUnavailable`, with the reason and a remedy, for a backend that does not run here,
+    and ``ValueError`` for a name that is none."""
+    probe = load(name).probe()
+    if not probe.available:
+        raise BackendUnavailable(f"backend {name!r} does not run: {_told(probe)}")
 
 
 def probes() -> list[Probe]:
-    """What every backend finds out about this machine, the best backend first."""
-    return [load(name).probe() for name in BACKENDS]
+    """What every backend finds out about this machine, the best first, and each variant after its backend."""
+    return [load(name).probe() for kind in BACKENDS for name in (kind, *load(kind).variants())]
 
 
-def backend(name: str | None = None, **options: Any) -> Backend:
-    """A backend, not yet started; without a name the best that runs here.
+def backend(name: str | None = None) -> Backend:
+    """A backend, not yet started; without a name the best that runs here, which is never a variant.
 
-    ``options`` go to its class. A choice made here that lacks protections is told as a warning in the
+    A choice made here that lacks protections is told as a warning in the
     log. Raises ``ValueError`` for an unknown name and :class:`BackendUnavailable`, with each backend's
     reason and remedy, when none runs here.
     """
     if name is not None:
-        return load(name)(**options)
+        return load(name)()
     refused: list[str] = []
     for candidate in BACKENDS:
         probe = load(candidate).probe()
@@ -54,10 +65,10 @@ def backend(name: str | None = None, **options: Any) -> Backend:
                     "Chose the sandbox backend %r, which lacks here: %s. %s",
                     *(probe.backend, ", ".join(probe.lost), " ".join(refused)),
                 )
-            return load(candidate)(**options)
-        refused.append(f"{candidate}: {told(probe)}")
+            return load(candidate)()
+        refused.append(f"{candidate}: {_told(probe)}")
     raise BackendUnavailable("no sandbox backend runs here: " + " ".join(refused))
 
 
-def told(probe: Probe) -> str:
+def _told(probe: Probe) -> str:
     return f"{probe.detail}." + (f" Remedy: {probe.remedy}." if probe.remedy else "")

@@ -45,6 +45,10 @@ class BackendUnavailable(SandboxError):
     """This machine cannot run the backend; the message names the reason and the remedy."""
 
 
+class UserUnsupported(ValueError):
+    """The sandbox has no other user than the agent; the message says where it would."""
+
+
 class LimitExceeded(Exception):
     """The agent used up a bounded resource (its quota, its processes, its memory)."""
 
@@ -158,10 +162,15 @@ class Sandbox(ABC):
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float = 60.0,
+        user: str | None = None,
     ) -> ExecResult:
         """Run a command (a string goes to ``sh -c``) and all it starts, to the end of all of it.
 
         When the command ends or times out, everything it started is killed, daemons included.
+
+        It is the agent's, who has no capability. ``user``, for whoever prepares a task, is another in the
+        sandbox's ``/etc/passwd``, or ``root``, who may do with the sandbox's users and files as it likes. An
+        unknown one is a command that failed. Raises :class:`UserUnsupported`.
         """
 
     @abstractmethod
@@ -262,6 +271,16 @@ class Backend(ABC):
     @abstractmethod
     def probe(cls) -> Probe:
         """Whether and how well it runs here."""
+
+    @classmethod
+    def variant(cls, name: str) -> type[Backend]:
+        """What ``BACKEND:NAME`` stands for. Raises ``ValueError`` for a backend that has no variants."""
+        raise ValueError(f"sandbox backend: '{cls.name}:{name}': {cls.name!r} has no variants")
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        """The full names of those that can be had here."""
+        return ()
 
     @abstractmethod
     async def start(self) -> None:

@@ -2,8 +2,7 @@
 
 Inspect finds it by the entry point ``inspect_ai``. A configuration's backend is started with the first of its
 tasks and closed after the last; each sample gets a sandbox of its own. Paths, streams and failures are
-translated, and nothing else: what Inspect tells apart by exceptions, our contract tells apart as well. A
-sandbox has one user, so every ``user`` that is asked for is refused, in Inspect's own words for it.
+translated, and nothing else: what Inspect tells apart by exceptions, our contract tells apart as well.
 
     Task(dataset, sandbox="turnwise")
     Task(dataset, sandbox=SandboxEnvironmentSpec("turnwise", SandboxConfig(limits=Limits(memory=2 << 30))))
@@ -42,6 +41,7 @@ from turnwise.sandbox.contract import (
     Sandbox,
     SandboxError,
     SandboxSpec,
+    UserUnsupported,
 )
 
 A_DAY = 86_400.0
@@ -158,8 +158,6 @@ class TurnwiseSandboxEnvironment(SandboxEnvironment):
         concurrency: bool = True,
     ) -> ExecResult[str]:
         """Run a command; see Inspect for what is raised. One that timed out is not tried again."""
-        if user is not None:
-            raise SandboxUserUnsupportedError(f"cannot run as {user!r}: a sandbox of turnwise has one user")
         with failures():
             result = await self.sandbox.exec(
                 cmd,
@@ -167,6 +165,7 @@ class TurnwiseSandboxEnvironment(SandboxEnvironment):
                 env=env,
                 stdin=input.encode() if isinstance(input, str) else input or b"",
                 timeout=A_DAY if timeout is None else float(timeout),
+                user=user,
             )
         stdout, stderr = (stream.decode(errors="replace") for stream in (result.stdout, result.stderr))
         if result.timed_out:
@@ -206,6 +205,8 @@ def failures() -> Iterator[None]:
     """The contract's failures as Inspect knows them; ``OSError`` is the same in both."""
     try:
         yield
+    except UserUnsupported as error:
+        raise SandboxUserUnsupportedError(str(error)) from error
     except LimitExceeded as error:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({error})") from error
     except SandboxError as error:

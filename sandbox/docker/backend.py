@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import socket
@@ -12,17 +13,16 @@ from typing import Any
 
 from turnwise.sandbox.contract import (
     Backend,
-    BackendUnavailable,
     Limits,
-    MiB,
     Probe,
+    Resource,
     Sandbox,
     SandboxDied,
     SandboxError,
     SandboxSpec,
     Snapshot,
 )
-from turnwise.sandbox.docker import engine, kit, probing
+from turnwise.sandbox.docker import engine, kit, probing, runtimes
 from turnwise.sandbox.docker.engine import Engine
 from turnwise.sandbox.docker.frozen import Frozen
 from turnwise.sandbox.docker.images import Image, Images
@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 READY_DEADLINE = 30.0
 SWEEP_EVERY = 30.0
 """Seconds between looks at what owners that ended have left."""
-RESIDENT_MEMORY = 32 * MiB
-RESIDENT_PROCESSES = 16
-"""What a container gets beyond the sandbox's limits, for the resident and the commands' inits."""
 SHARES = {"/workspace": 12, "/tmp": 3, "/dev/shm": 1}
 """The writable directories, and how many sixteenths of the disk limit each may take."""
 CAPABILITIES = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH", "CHOWN"]
@@ -47,12 +44,14 @@ CAPABILITIES = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH", "CHOWN
 
 
 class DockerBackend(Backend):
-    """``runtime`` is the Engine's name of another runtime than its default, such as ``runsc``."""
+    """A variant is named for a runtime of the Engine's, as ``docker:runsc`` is."""
 
     name = "docker"
+    runtime: str | None = None
+    """None is the Engine's default."""
 
-    def __init__(self, *, runtime: str | None = None) -> None:
-        self._runtime = runtime
+    def __init__(self) -> None:
+        self._kernel = runtimes.LINUX
         self._engine: Engine | None = None
         self._images: Images | None = None
         self._names = itertools.count(1)
@@ -66,19 +65,23 @@ class DockerBackend(Backend):
 
     @classmethod
     def probe(cls) -> Probe:
-        return probing.probe(cls.name)
+        return probing.probe(cls.name, cls.runtime)
+
+    @classmethod
+    def variant(cls, name: str) -> type[Backend]:
+        return _of_runtime(name)
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        return probing.variants(cls.name)
 
     # ------------------------------------------------------------ life
     async def start(self) -> None:
         self._engine = Engine(await asyncio.to_thread(engine.connect, engine.DEADLINE))
         self._images = Images(self._engine, self.new_name)
         try:
-            if self._runtime is not None:
-                known = (await self._engine.call(lambda client: client.info()))["Runtimes"]
-                if self._runtime not in known:
-                    raise BackendUnavailable(
-                        f"runtime: {self._runtime!r} is none of this Docker Engine's ({', '.join(known)})"
-                    )
+            info = await self._engine.call(lambda client: client.info())
+            self._kernel = runtimes.kernel(info, self.runtime)
             await self._sweep()
         except BaseException:
             await self.close()
@@ -139,7 +142,8 @@ class DockerBackend(Backend):
         relay.link = link
         ready = link.expect(0, READY_DEADLINE, "start")
         limits = dataclasses.asdict(spec.limits)
-        link.post("begin", limits=limits, env=_environment(image), writable=list(SHARES))
+        gvisor = self._kernel is runtimes.GVISOR
+        link.post("begin", limits=limits, env=_environment(image), writable=list(SHARES), gvisor=gvisor)
         try:
             await ready
         except BaseException:
@@ -160,12 +164,13 @@ class DockerBackend(Backend):
         task.add_done_callback(self._removing.discard)
         return task
 
-    async def ran_out_of_memory(self, container: str | None) -> bool:
+    async def overstepped(self, container: str | None) -> Resource | None:
+        """The bound that ended a container, ``memory`` or ``processes``, if one did."""
         if container is None or self._engine is None:
-            return False
+            return None
         with contextlib.suppress(SandboxError):
-            return await self._engine.call(engine.ran_out_of_memory, container)
-        return False
+            return await self._engine.call(engine.overstepped, container, self._kernel)
+        return None
 
     def _options(self, spec: SandboxSpec, image: Image) -> dict[str, Any]:
         """The arguments of the docker package's ``create_container``."""
@@ -179,7 +184,7 @@ class DockerBackend(Backend):
             "stdin_open": True,
             **({"healthcheck": {"test": ["NONE"]}} if image.checked else {}),
             "labels": running.labels,
-            "host_config": {**_confinement(spec.limits), "runtime": self._runtime},
+            "host_config": {**_confinement(spec.limits, self._kernel), "runtime": self.runtime},
         }
 
     # ------------------------------------------------------------ snapshots
@@ -229,7 +234,7 @@ class DockerBackend(Backend):
             if starting.exception() is None:
                 starting.result().close()
         try:
-            await running.call(engine.remove, container)
+            await running.call(engine.remove_once_ended, container)
         except SandboxError as error:
             logger.warning("Container %s is left to the next sweep: %s", container, error)
         finally:
@@ -241,9 +246,18 @@ class DockerBackend(Backend):
         return self._engine, self._images
 
 
-def _confinement(limits: Limits) -> Head:
+@functools.cache
+def _of_runtime(name: str) -> type[DockerBackend]:
+    class OfRuntime(DockerBackend):
+        runtime = name
+
+    OfRuntime.name = f"{DockerBackend.name}:{name}"
+    return OfRuntime
+
+
+def _confinement(limits: Limits, kernel: runtimes.Kernel) -> Head:
     """What a container may not do and not exceed, as the docker package names it."""
-    memory = limits.memory + RESIDENT_MEMORY
+    memory = limits.memory + kernel.memory
     disk = min(limits.disk, limits.memory) // 16  # what is written counts as memory
     return {
         "network_mode": "none",
@@ -255,7 +269,7 @@ def _confinement(limits: Limits) -> Head:
         "security_opt": ["no-new-privileges"],
         "mem_limit": memory,
         "memswap_limit": memory,
-        "pids_limit": limits.processes + RESIDENT_PROCESSES,
+        "pids_limit": (limits.processes + kernel.processes) * kernel.threads,
         "nano_cpus": max(int(limits.cpus * 1e9), 10_000_000),
         "tmpfs": {path: _tmpfs(path, share * disk) for path, share in SHARES.items()},
         "log_config": {"type": "none", "config": {}},

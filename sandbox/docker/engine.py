@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import itertools
+import logging
 import os
 import socket
 import time
@@ -17,9 +19,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from turnwise.sandbox.contract import BackendUnavailable, SandboxError
+from turnwise.sandbox.contract import BackendUnavailable, Resource, SandboxError
 from turnwise.sandbox.docker import lease
+from turnwise.sandbox.docker.runtimes import Kernel
 from turnwise.sandbox.docker.wire import plain
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,8 +37,10 @@ USUAL = f"{UNIX}/var/run/docker.sock"
 THREADS = 16
 DEADLINE = 60.0
 """Seconds for one request to the Engine."""
-CONFLICT = 409
-"""Its status when a container is already being removed."""
+ENDING = 10.0
+"""Seconds for a container to end by itself."""
+PATIENCE = 30.0
+"""Seconds to wait for a container that the Engine does not remove at once."""
 EXTRA = "pip install 'turnwise[docker]'"
 REMEDY = "start one, or podman's socket, and let DOCKER_HOST name it"
 
@@ -129,42 +136,67 @@ def start(client: Client, name: str, image: str, options: Mapping[str, Any]) -> 
     return connection
 
 
+def remove_once_ended(client: Client, name: str) -> None:
+    """Remove a container whose owner's connection is closed. It has some seconds to end by itself: where one
+    is killed that just ends, containerd's shim may hear of the end of each process it had a second apart."""
+    with contextlib.suppress(*failures()):  # what it is that hinders is told by what follows
+        client.wait(name, timeout=ENDING)
+    remove(client, name)
+
+
 def remove(client: Client, name: str) -> None:
-    """End and remove a container, with its anonymous volumes. To find none is no error. One that somebody
-    else is just removing is waited for, up to some seconds."""
-    for pause in (0.1, 0.5, 2.0, 5.0, None):
+    """End and remove a container, with its anonymous volumes. To find none is no error. One that is just
+    being removed by somebody else or, for podman, ending by itself is waited for."""
+    until = time.monotonic() + PATIENCE
+    for pause in itertools.chain((0.1, 0.5), itertools.repeat(1.0)):
         try:
             client.remove_container(name, force=True, v=True)
             return
         except absent():
             return
-        except importlib.import_module("docker").errors.APIError as error:
-            if pause is not None:
-                time.sleep(pause)  # it is just being removed or, for podman, ending by itself
-            elif error.response is None or error.response.status_code != CONFLICT:
+        except importlib.import_module("docker").errors.APIError:
+            if time.monotonic() + pause > until:
                 raise
+        time.sleep(pause)
 
 
 def sweep(client: Client, mine: str, owned: Callable[[str], bool]) -> list[str]:
-    """Remove what ended owners left, and of the lease ``mine`` what is not ``owned``; names what went."""
+    """Remove what ended owners left, and of the lease ``mine`` what is not ``owned``; names what went.
+
+    What the Engine does not give up is left to the next sweep: one container that hangs stops no owner.
+    """
     removed = []
     for found in client.containers(all=True, filters={"label": lease.LABEL}):
+        name = (found["Names"] or [found["Id"]])[0].lstrip("/")  # what is just being removed has none
+        holder = found["Labels"][lease.LABEL]
         try:
-            container = client.inspect_container(found["Id"])
-        except absent():
-            continue
-        name, holder = container["Name"].lstrip("/"), container["Config"]["Labels"][lease.LABEL]
-        if not owned(name) if holder == mine else lease.over(holder, container):
-            remove(client, found["Id"])
-            removed.append(name)
+            if not owned(name) if holder == mine else _left(client, found, holder):
+                running = found["State"] == "running"
+                (remove_once_ended if running else remove)(client, found["Id"])
+                removed.append(name)
+        except failures() as error:
+            logger.warning("Container %s is left to the next sweep: %s", name, told(error))
     return removed
 
 
-def ran_out_of_memory(client: Client, name: str) -> bool:
-    """Whether a container ended because the kernel killed its first process for memory."""
-    state = client.inspect_container(name)["State"]
-    if state["Status"] != "exited":
+def _left(client: Client, found: Mapping[str, Any], holder: str) -> bool:
+    """Whether a container, as the Engine lists it, has an owner that ended. It is looked at closely only
+    where that has to be: what describes a container waits for whatever is being done to it."""
+    lives = lease.lives(holder)
+    if lives is not None or found["State"] == "running":
+        return lives is False
+    try:
+        return lease.ended_long_ago(client.inspect_container(found["Id"]))
+    except absent():
         return False
-    ended = lease.moment(state["FinishedAt"]).timestamp()
+
+
+def overstepped(client: Client, name: str, kernel: Kernel) -> Resource | None:
+    """The bound that ended a container which just ends, if one did: the agent's doing."""
+    client.wait(name, timeout=ENDING)  # the Engine hears of it after who is attached
+    state = client.inspect_container(name)["State"]
+    ended = int(lease.moment(state["FinishedAt"]).timestamp())
     filters = {"container": [name], "event": ["oom"]}
-    return any(True for _ in client.events(since=int(ended) - 2, until=int(ended) + 1, filters=filters))
+    if any(True for _ in client.events(since=ended - 2, until=ended + 2, filters=filters)):
+        return "memory"
+    return "processes" if state["ExitCode"] == kernel.out_of_threads else None

@@ -1,11 +1,10 @@
 """Whose a container is, written on it as a label, and what may be removed of others.
 
 A lease names the machine (its boot), the namespace of process ids, the process with its start time, and one
-backend in it. Of
-an owner that can be looked up from here it is known whether it lives. Any other's (another machine that uses
-the same Engine, a container with process ids of its own, an earlier boot) is judged by its containers: a
-resident ends with its owner's connection, and an owner removes what has ended, so what ended long ago is
-nobody's. Nothing without a lease is ever touched.
+backend in it. Of an owner that can be looked up from here it is known whether it lives. Any other's (another
+machine that uses the same Engine, a container with process ids of its own, an earlier boot) is judged by its
+containers: a resident ends with its owner's connection, and an owner removes what has ended, so what ended
+long ago is nobody's. Nothing without a lease is ever touched.
 """
 
 from __future__ import annotations
@@ -50,13 +49,17 @@ def new() -> str:
     return f"{place()}/{os.getpid()}/{started(os.getpid())}/{os.urandom(4).hex()}"
 
 
-def over(lease: str, container: Mapping[str, Any]) -> bool:
-    """Whether the owner of a container, as the Engine describes it, has surely ended."""
+def lives(lease: str) -> bool | None:
+    """Whether the owner lives; None where that cannot be looked up from here."""
     where, pid, since, _ = lease.rsplit("/", 3) if lease.count("/") >= 3 else ("", "", "", "")
-    if where == place() and pid.isdigit():
-        now = started(int(pid))
-        if now != "":
-            return now != since
+    if where != place() or not pid.isdigit():
+        return None
+    now = started(int(pid))
+    return None if now == "" else now == since
+
+
+def ended_long_ago(container: Mapping[str, Any]) -> bool:
+    """Of a container as the Engine describes it."""
     state = container["State"]
     if state["Status"] not in NOT_RUNNING:
         return False

@@ -42,9 +42,10 @@ class DockerSandbox(ResidentSandbox):
         try:
             return await super()._ask(op, body, timeout=timeout, **arguments)
         except SandboxDied:
-            if not self._closed and await self._backend.ran_out_of_memory(self._container):
-                raise LimitExceeded("memory", f"sandbox {self.id} used up its memory, and ended") from None
-            raise
+            bound = None if self._closed else await self._backend.overstepped(self._container)
+            if bound is None:
+                raise
+            raise LimitExceeded(bound, f"sandbox {self.id} used up its {bound}, and ended") from None
 
     # ------------------------------------------------------------ containers
     async def begin(self, frozen: Frozen | None = None) -> None:

@@ -78,6 +78,7 @@ def settle(root: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name, text in roots.WRITTEN.items():
         if not os.path.lexists(folder / name):
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
 
 

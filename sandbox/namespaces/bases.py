@@ -39,6 +39,7 @@ def make_skeleton() -> None:
         os.makedirs(os.path.dirname(f"{SKELETON}/etc/{name}"), exist_ok=True)
         _copy(f"{HOST}/etc/{name}", f"{SKELETON}/etc/{name}")
     for name, text in roots.WRITTEN.items():
+        os.makedirs(os.path.dirname(f"{SKELETON}/etc/{name}"), exist_ok=True)
         with open(f"{SKELETON}/etc/{name}", "x") as file:
             file.write(text)
 

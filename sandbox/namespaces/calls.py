@@ -46,6 +46,7 @@ class ResidentSandbox(Sandbox):
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float = 60.0,
+        user: str | None = None,
     ) -> ExecResult:
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [*command]
         if not argv:
@@ -53,9 +54,8 @@ class ResidentSandbox(Sandbox):
         _refuse_nul("command", argv)
         variables = dict(env or {})
         _refuse_nul("env", [*variables, *variables.values()])
-        reply = await self._ask(
-            "exec", stdin, timeout=timeout + GRACE, argv=argv, cwd=cwd, env=variables, seconds=timeout
-        )
+        orders = {"argv": argv, "cwd": cwd, "env": variables, "seconds": timeout, "user": user}
+        reply = await self._ask("exec", stdin, timeout=timeout + GRACE, **orders)
         return _result(reply)
 
     async def shell(self, command: str, *, timeout: float = 60.0) -> ExecResult:

@@ -102,6 +102,10 @@ class LimitError(Exception):
         self.resource = resource
 
 
+class UserError(Exception):
+    """The far side's form of :class:`turnwise.sandbox.contract.UserUnsupported`."""
+
+
 def describe(error: BaseException) -> Head:
     """An exception as the ``error`` of a reply; :func:`turnwise.sandbox.namespaces.link.raised` undoes it."""
     if isinstance(error, OSError):

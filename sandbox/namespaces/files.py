@@ -1,8 +1,9 @@
 """File operations, made in the agent's place: its ids, no capability, its root.
 
 The resident must not be talked into opening its own files (a link to ``/proc/self/mem`` would edit
-the resident) or into waiting (a FIFO). So magic links are refused by the kernel, anything on procfs
-by its device number, and anything that is no regular file or directory by its type.
+the resident) or into waiting (a FIFO). So magic links are refused by the kernel or, where it cannot, by
+:mod:`turnwise.sandbox.namespaces.walking`; anything on procfs by its device number; and anything that is
+no regular file or directory by its type.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from turnwise.sandbox.namespaces import syscalls
 from turnwise.sandbox.namespaces.channel import Head, LimitError
+from turnwise.sandbox.namespaces.walking import open_walking
 
 WORKSPACE = "/workspace"
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
@@ -36,7 +38,7 @@ class Files:
     def open(self, path: str, flags: int, mode: int = 0) -> int:
         """A regular file; never waits."""
         try:
-            fd = syscalls.open_beneath_links(path, flags | os.O_NONBLOCK | os.O_NOCTTY, mode)
+            fd = self._open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, mode)
         except OSError as error:
             if error.errno in (errno.ENXIO, errno.ELOOP):  # a FIFO or socket; a magic link
                 raise PermissionError(errno.EACCES, "not a regular file", path) from error
@@ -48,6 +50,14 @@ class Files:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
             raise PermissionError(errno.EACCES, "not a regular file", path)
         return fd
+
+    def _open(self, path: str, flags: int, mode: int) -> int:
+        try:
+            return syscalls.open_beneath_links(path, flags, mode)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            return open_walking(path, flags, mode, self._procfs)
 
     def read(self, head: Head, _: bytes) -> Answer:
         path = absolute(head["path"])

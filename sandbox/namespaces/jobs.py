@@ -7,6 +7,7 @@ import functools
 import os
 import selectors
 import signal
+import socket
 import struct
 import termios
 import time
@@ -55,6 +56,24 @@ class Stream:
         return data, truncated
 
 
+def when_children_end(selector: selectors.BaseSelector, look: Callable[[], None]) -> None:
+    """Call ``look`` from the loop after a child of this process has ended: gVisor has no pidfds to wait for.
+
+    Sockets, as gVisor lets the agent open a pipe of ours through /proc.
+    """
+    woken, wake = socket.socketpair()
+    woken.setblocking(False)
+    wake.setblocking(False)
+
+    def on_wake() -> None:
+        woken.recv(1 << 16)
+        look()
+
+    selector.register(woken, selectors.EVENT_READ, on_wake)
+    signal.set_wakeup_fd(wake.detach(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written there
+
+
 class Job:
     """A command under its exec-init (``pid``): what it prints and when it must end."""
 
@@ -62,7 +81,6 @@ class Job:
         self, selector: selectors.BaseSelector, pid: int, streams: list[Stream], ended: Ended, ending: int
     ) -> None:
         self.pid, self.streams, self._ended, self._ending = pid, streams, ended, ending
-        self.pidfd = os.pidfd_open(pid)
         self.reply: Reply | None = None
         """Where the answer goes; None while nobody waits for one."""
         self.deadline: float | None = None
@@ -70,7 +88,6 @@ class Job:
         self._selector = selector
         for stream in streams:
             selector.register(stream.fd, selectors.EVENT_READ, functools.partial(self._on_output, stream))
-        selector.register(self.pidfd, selectors.EVENT_READ, self.reap)
 
     def begin(self, reply: Reply, timeout: float) -> None:
         self.reply, self.timed_out = reply, False
@@ -97,21 +114,23 @@ class Job:
     def kill(self) -> None:
         """Have its init end with everything below it. It is reaped when it did."""
         self.deadline = None
-        signal.pidfd_send_signal(self.pidfd, self._ending)
+        os.kill(self.pid, self._ending)  # it is ours to reap, so the number is nobody else's
 
     def _on_output(self, stream: Stream) -> None:
         if stream.pump() == 0:
             self._selector.unregister(stream.fd)
 
-    def reap(self) -> None:
-        """Wait until all of it is gone, and answer whoever waits."""
-        _, status = os.waitpid(self.pid, 0)
+    def reap(self, options: int = 0) -> None:
+        """Wait until all of it is gone, or with ``WNOHANG`` only look, and then answer whoever waits."""
+        ended, status = os.waitpid(self.pid, options)
+        if not ended:
+            return
         code = os.waitstatus_to_exitcode(status)
         self._ended(self, code if code >= 0 else 128 - code)
         self.close()
 
     def close(self) -> None:
-        for fd in (self.pidfd, *(stream.fd for stream in self.streams)):
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
-            os.close(fd)
+        for stream in self.streams:
+            if stream.fd in self._selector.get_map():
+                self._selector.unregister(stream.fd)
+            os.close(stream.fd)

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from turnwise.sandbox.contract import LimitExceeded, SandboxDied, SandboxError
+from turnwise.sandbox.contract import LimitExceeded, SandboxDied, SandboxError, UserUnsupported
 from turnwise.sandbox.namespaces import channel
 from turnwise.sandbox.namespaces.channel import Head
 
@@ -38,7 +38,7 @@ def raised(error: Head) -> Exception:
         return OSError(error["errno"], message, error["path"])
     if kind == "limit":
         return LimitExceeded(error["resource"], message)
-    known = {"ValueError": ValueError, "RuntimeError": RuntimeError}
+    known = {"ValueError": ValueError, "RuntimeError": RuntimeError, "UserError": UserUnsupported}
     return known[kind](message) if kind in known else SandboxError(f"{kind}: {message}")
 
 

@@ -40,7 +40,7 @@ def probe(name: str) -> Probe:
         lost = ["memory limit of the whole (each process has its own)", "processor limit"]
         better = _CGROUPS if root else "run as root"
     if not root:
-        lost.append("user ids of its own for each sandbox")
+        lost += ["user ids of its own for each sandbox", "other users than the agent"]
     return Probe(name, True, detail, better, tuple(lost))
 
 

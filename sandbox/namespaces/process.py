@@ -8,6 +8,7 @@ it starts the command, so nothing the agent can reach has more than the agent ha
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -15,11 +16,11 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from turnwise.sandbox import seccomp
-from turnwise.sandbox.namespaces import syscalls
-from turnwise.sandbox.namespaces.channel import Head
+from turnwise.sandbox.namespaces import accounts, syscalls
+from turnwise.sandbox.namespaces.accounts import Account
+from turnwise.sandbox.namespaces.channel import Head, UserError
 from turnwise.sandbox.namespaces.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, NEWNS, NEWPID
 
-AGENT_ID = 0
 RESIDENT_CAPABILITIES = {
     syscalls.CAP_SYS_ADMIN,  # clone into namespaces and mount their /proc
     syscalls.CAP_SETUID,
@@ -42,7 +43,7 @@ _SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 class Launcher:
     """Starts commands. ``joins`` are files to write "0" to, to be in the episode's cgroup."""
 
-    agent_id = AGENT_ID
+    agent = Account(accounts.AGENT_ID, accounts.AGENT_ID)
     ending = signal.SIGKILL
     """What ends an init and everything below it."""
     environment: Mapping[str, str] = ENVIRONMENT
@@ -55,13 +56,26 @@ class Launcher:
         self._limits = _rlimits(orders["limits"], orders["cgroup_version"] is not None)
         self._filter = seccomp.program()
 
-    def spawn(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, fds: Sequence[int]) -> int:
-        """The pid of a new exec-init, whose command has ``fds`` as its files 0, 1, 2 and so on."""
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        fds: Sequence[int],
+        user: str | None = None,
+    ) -> int:
+        """The pid of a new exec-init, whose command has ``fds`` as its files 0, 1, 2 and so on.
+
+        It is the agent's, or that of a user who is looked up. Raises :class:`UserError` where ids for such
+        are not to be had.
+        """
+        if user is not None and not self._many_ids:
+            raise UserError(f"user: {user!r} needs user ids of its own for each sandbox: run as root")
         nested = "nested_pid" not in self._without
         pid = syscalls.clone(NEWPID | NEWNS if nested else NEWNS)
         if pid == 0:
             try:
-                self._init(argv, env, cwd, fds, nested)
+                self._init(argv, env, cwd, fds, user, nested)
             except BaseException as error:  # noqa: BLE001  # this process has no caller but its exit status
                 complain(error)
             finally:
@@ -69,7 +83,13 @@ class Launcher:
         return pid
 
     def _init(
-        self, argv: Sequence[str], env: Mapping[str, str], cwd: str, fds: Sequence[int], nested: bool
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        fds: Sequence[int],
+        user: str | None,
+        nested: bool,
     ) -> None:
         for fd in self._joins:
             os.write(fd, b"0")
@@ -79,7 +99,10 @@ class Launcher:
         take_files(fds)
         for kind, most in self._limits:
             resource.setrlimit(kind, (most, most))
-        self._drop_privileges()
+        account = self.agent if user is None else accounts.find(user)
+        if account.home is not None:
+            env = {"HOME": account.home, **env}
+        self._drop_privileges(account)
         os.chdir(cwd)
         os.environ["PATH"] = env.get("PATH", "")  # where posix_spawnp looks
         try:
@@ -94,28 +117,29 @@ class Launcher:
                 code = os.waitstatus_to_exitcode(status)
                 os._exit(code if code >= 0 else 128 - code)
 
-    def _drop_privileges(self) -> None:
+    def _drop_privileges(self, account: Account) -> None:
         keep_capabilities = "capabilities" in self._without
+        kept = account.capabilities
         if not keep_capabilities:
-            syscalls.set_securebits(
-                syscalls.SECURE_NOROOT | syscalls.SECURE_NO_SETUID_FIXUP | syscalls.SECURE_LOCKED
-            )
-            syscalls.drop_bounding_set()
+            never_again = syscalls.SECURE_NOROOT | syscalls.SECURE_NO_SETUID_FIXUP | syscalls.SECURE_LOCKED
+            syscalls.set_securebits(0 if kept else never_again)
+            syscalls.drop_bounding_set(kept)
         if self._many_ids:
-            os.setgroups([])
-        os.setresgid(self.agent_id, self.agent_id, self.agent_id)
-        os.setresuid(self.agent_id, self.agent_id, self.agent_id)
+            os.setgroups(account.groups)
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
         if "no_new_privs" not in self._without:
             syscalls.set_no_new_privs()
         if "seccomp" not in self._without:
             syscalls.set_seccomp(self._filter)
         if not keep_capabilities:
-            syscalls.set_capabilities(set(), set())
+            syscalls.set_capabilities(kept, kept)
         syscalls.set_dumpable("dumpable" in self._without)  # execve sets it again
 
 
 def take_files(fds: Sequence[int]) -> None:
     """Have these open files as 0, 1, 2 and so on, and no other."""
+    signal.set_wakeup_fd(-1)  # the resident's
     above = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]
     for number, fd in enumerate(above):
         os.dup2(fd, number, inheritable=True)
@@ -142,6 +166,21 @@ def _at_most(kind: int, most: int) -> int:
     """An ordinary user cannot raise a hard limit."""
     hard = resource.getrlimit(kind)[1]
     return most if hard == resource.RLIM_INFINITY else min(most, hard)
+
+
+def processes() -> set[int]:
+    """All that are in sight."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def children(parent: int) -> list[int]:
+    """Those of a process, the oldest first. Each is asked, as gVisor has no list of them."""
+    found = []
+    for pid in sorted(processes()):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+            if int(file.read().rpartition(")")[2].split()[1]) == parent:
+                found.append(pid)
+    return found
 
 
 def complain(error: BaseException) -> None:

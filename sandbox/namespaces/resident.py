@@ -21,8 +21,8 @@ from turnwise.sandbox.namespaces import channel, search
 from turnwise.sandbox.namespaces.cgroups import V1, V2, exhausted
 from turnwise.sandbox.namespaces.channel import Connection, Head
 from turnwise.sandbox.namespaces.files import WORKSPACE, Answer, Files, absolute, listen
-from turnwise.sandbox.namespaces.jobs import KILLED, Job, Stream
-from turnwise.sandbox.namespaces.process import Launcher
+from turnwise.sandbox.namespaces.jobs import KILLED, Job, Stream, when_children_end
+from turnwise.sandbox.namespaces.process import Launcher, children, processes
 from turnwise.sandbox.namespaces.shell import Shell
 
 
@@ -37,6 +37,7 @@ class Resident:
         self._decoder = channel.Decoder()
         self._jobs: dict[int, Job] = {}
         self._shell: Shell | None = None
+        when_children_end(self._selector, self._reap)
         self._proxy: dict[str, str] = {}
         files = Files()
         self._at_once: dict[str, Callable[[Head, bytes], Answer]] = {
@@ -58,11 +59,15 @@ class Resident:
             for key, _ in self._selector.select(self._patience()):
                 if self._selector.get_map().get(key.fd) is key:  # not closed by one before it
                     key.data()
-            now = time.monotonic()
-            for job in self._jobs.values():
-                if job.deadline is not None and job.deadline <= now:
-                    job.timed_out = True
-                    job.kill()
+            self._look_after()
+
+    def _look_after(self) -> None:
+        """End what takes longer than it may."""
+        now = time.monotonic()
+        for job in self._jobs.values():
+            if job.deadline is not None and job.deadline <= now:
+                job.timed_out = True
+                job.kill()
 
     def _patience(self) -> float | None:
         deadlines = [job.deadline for job in self._jobs.values() if job.deadline is not None]
@@ -102,9 +107,12 @@ class Resident:
         stdin = _stdin(body)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         try:
-            env = {**self._launcher.environment, **self._proxy, **head["env"]}
-            pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end))
-        except OSError:
+            usual = {**self._launcher.environment, **self._proxy}
+            if head["user"] is not None:
+                del usual["HOME"]  # the agent's
+            env = {**usual, **head["env"]}
+            pid = self._launcher.spawn(head["argv"], env, cwd, (stdin, out_end, err_end), head["user"])
+        except Exception:
             os.close(out)
             os.close(err)
             raise
@@ -124,6 +132,17 @@ class Resident:
             self._shell.close()
             self._shell = None
         job.finish(KILLED if job.timed_out else code, self._exhausted())
+
+    def _reap(self) -> None:
+        for job in self._running():
+            job.reap(os.WNOHANG)
+
+    def _running(self) -> list[Job]:
+        """Every job, that of an idle shell included."""
+        jobs = {job.pid: job for job in self._jobs.values()}
+        if self._shell is not None:
+            jobs[self._shell.job.pid] = self._shell.job
+        return list(jobs.values())
 
     def _forget(self, job: Job) -> None:
         for number in [number for number, other in self._jobs.items() if other is job]:
@@ -155,17 +174,14 @@ class Resident:
     # ------------------------------------------------------------ the end of all of it
     def _end_processes(self) -> int:
         """Kill and reap every process of the agent; how many there were, inits and idle shell apart."""
-        jobs = {job.pid: job for job in self._jobs.values()}
-        not_counted = {1, os.getpid()}
-        if self._shell is not None:
-            jobs[self._shell.job.pid] = self._shell.job
-            if not self._shell.busy:
-                not_counted |= {*_children(self._shell.job.pid)[:1]}
-        not_counted |= {*jobs}
-        count = len([name for name in os.listdir("/proc") if name.isdigit() and int(name) not in not_counted])
-        for job in jobs.values():
+        jobs = self._running()
+        not_counted = {1, os.getpid(), *(job.pid for job in jobs)}
+        if self._shell is not None and not self._shell.busy:
+            not_counted |= {*children(self._shell.job.pid)[:1]}
+        count = len(processes() - not_counted)
+        for job in jobs:
             job.kill()
-        for job in jobs.values():
+        for job in jobs:
             job.reap()
         return count
 
@@ -202,8 +218,3 @@ def _stdin(body: bytes) -> int:
         view = view[os.write(fd, view) :]
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]

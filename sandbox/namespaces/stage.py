@@ -18,6 +18,7 @@ import socket
 import struct
 
 from turnwise.sandbox.namespaces import channel, process, syscalls
+from turnwise.sandbox.namespaces.accounts import AGENT_ID, RESIDENT_ID, ROOT_CAPABILITIES
 from turnwise.sandbox.namespaces.bases import HOST
 from turnwise.sandbox.namespaces.channel import Head
 from turnwise.sandbox.namespaces.resident import Resident
@@ -41,8 +42,6 @@ from turnwise.sandbox.namespaces.syscalls import (
 )
 
 STAGE, USR = "/stage", "/usr"
-RESIDENT_ID = 65000
-"""The resident's uid inside, where there is more than one: the agent's is 0."""
 NAMESPACES = NEWUSER | NEWPID | NEWNS | NEWIPC | NEWUTS | NEWCGROUP
 
 
@@ -156,10 +155,10 @@ def _enter(root: int, config: Head, orders: Head) -> None:
     os.chdir("/")
     if orders["many_ids"]:
         os.setgroups([])
-        uid = process.AGENT_ID if "resident_uid" in config["without"] else RESIDENT_ID
+        uid = AGENT_ID if "resident_uid" in config["without"] else RESIDENT_ID
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        syscalls.set_file_ids(process.AGENT_ID, process.AGENT_ID)
+        syscalls.set_file_ids(AGENT_ID, AGENT_ID)
     kept = process.RESIDENT_CAPABILITIES
-    syscalls.set_capabilities(kept, kept | {syscalls.CAP_DAC_READ_SEARCH})
+    syscalls.set_capabilities(kept, kept | {syscalls.CAP_DAC_READ_SEARCH} | ROOT_CAPABILITIES)
     syscalls.set_dumpable("dumpable" in config["without"])

@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import struct
+from collections.abc import Set
 
 libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -36,7 +37,8 @@ _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 
 SECURE_NOROOT, SECURE_NO_SETUID_FIXUP, SECURE_LOCKED = 0x1, 0x4, 0xA
 _CAP_HEADER = struct.pack("II", 0x20080522, 0)
-CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 2, 5, 6, 7, 8, 21
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID = 0, 1, 2, 3, 4
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 5, 6, 7, 8, 21
 
 
 def _check(result: int, what: str) -> int:
@@ -130,7 +132,9 @@ def _prctl(operation: int, first: int = 0, second: int = 0) -> int:
 
 
 def set_securebits(bits: int) -> None:
-    _check(_prctl(28, bits), "set securebits")
+    """Nothing on gVisor, which has none."""
+    if _prctl(27) >= 0:
+        _check(_prctl(28, bits), "set securebits")
 
 
 def set_dumpable(on: bool) -> None:
@@ -165,9 +169,9 @@ def set_seccomp(program: bytes) -> None:
     _check(_prctl(22, 2, ctypes.addressof(buffer)), "set seccomp filter")
 
 
-def drop_bounding_set() -> None:
+def drop_bounding_set(kept: Set[int] = frozenset()) -> None:
     for capability in range(64):
-        if _prctl(24, capability) < 0:
+        if capability not in kept and _prctl(24, capability) < 0:
             return  # past the last one this kernel has
 
 
@@ -184,16 +188,20 @@ def _numbers(mask: int) -> set[int]:
     return {number for number in range(64) if mask >> number & 1}
 
 
-def set_capabilities(effective: set[int], permitted: set[int]) -> None:
+def set_capabilities(effective: Set[int], permitted: Set[int]) -> None:
     masks = [sum(1 << number for number in numbers) for numbers in (effective, permitted)]
     low, high = ([mask >> shift & 0xFFFFFFFF for mask in masks] for shift in (0, 32))
     _check(libc.syscall(_CAPSET, _CAP_HEADER, struct.pack("6I", *low, 0, *high, 0)), "capset")
 
 
 def set_file_ids(uid: int, gid: int) -> None:
-    """The ids that file accesses are made with; the process keeps its own for all else."""
+    """The ids that file accesses are made with; the process keeps its real and saved ones, and its rights."""
     libc.setfsgid(gid)
-    libc.setfsuid(uid)
+    if libc.setfsuid(uid) == -1:  # gVisor has it not; effective ids take the capabilities along
+        kept = capabilities()
+        os.setegid(gid)
+        os.seteuid(uid)
+        set_capabilities(*kept)
 
 
 def set_hostname(name: str) -> None:

@@ -38,6 +38,7 @@ LOST = (
     "network allow-list (commands are told of the proxy, nothing makes them use it)",
     "process isolation",
     "user isolation",
+    "other users than the agent",
     "memory limit of the whole (each process has its own)",
     "process limit",
     "processor limit",

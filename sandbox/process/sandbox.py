@@ -22,6 +22,7 @@ from turnwise.sandbox.contract import (
     SandboxError,
     SandboxSpec,
     Snapshot,
+    UserUnsupported,
 )
 from turnwise.sandbox.ending import to_the_end
 from turnwise.sandbox.process import shell, workspace
@@ -73,7 +74,12 @@ class ProcessSandbox(Sandbox):
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float = 60.0,
+        user: str | None = None,
     ) -> ExecResult:
+        if user is not None:
+            raise UserUnsupported(
+                f"user: {user!r} is not possible in a process; the backend namespaces has others, as root"
+            )
         argv = ["sh", "-c", command] if isinstance(command, str) else [*command]
         if not argv or any("\0" in word for word in argv):
             raise ValueError(f"command: {command!r} is empty or holds a NUL character")

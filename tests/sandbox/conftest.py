@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -46,6 +47,12 @@ def lacks(item: pytest.Item) -> bool:
     probe = AVAILABLE.get(str(item.callspec.params.get("any_backend")))
     needed = [mark.args[0] for mark in item.iter_markers("needs")]
     return probe is not None and any(need in lost for need in needed for lost in probe.lost)
+
+
+def overlays() -> list[str]:
+    """The overlays that the namespaces backend has mounted where this process sees them; no Engine's."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line for line in lines if line.startswith("none ") and " overlay " in line]
 
 
 async def cancelled(work: Coroutine[object, object, object], cycles: int) -> None:

@@ -6,8 +6,11 @@ import logging
 
 import pytest
 
+from turnwise.envs.errors import UsageError
+from turnwise.envs.local import LocalEnvs
 from turnwise.sandbox import BackendUnavailable, Probe, backend, probes
 from turnwise.sandbox.backends import BACKENDS, load
+from turnwise.sandbox.docker import DockerBackend
 from turnwise.sandbox.process import ProcessBackend
 
 
@@ -31,8 +34,32 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
         backend("qqq")
 
 
+def test_a_runtime_of_the_engines_is_a_backend_by_its_name() -> None:
+    chosen = load("docker:runsc")
+    assert issubclass(chosen, DockerBackend)
+    assert (chosen.name, chosen.runtime) == ("docker:runsc", "runsc")
+    assert (DockerBackend.name, DockerBackend.runtime) == ("docker", None)
+    assert isinstance(backend("docker:runsc"), chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("process:fast", "'process:fast': 'process' has no variants"),
+        ("docker:", "'docker:' is none of namespaces, docker, process"),
+        ("dokcer:runsc", "mean 'docker'"),
+    ],
+)
+def test_a_variant_that_is_none_is_refused(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load(name)
+    with pytest.raises(UsageError, match=said):
+        LocalEnvs(backend=name)
+
+
 def test_every_backend_is_probed_the_best_first() -> None:
-    assert [probe.backend for probe in probes()] == list(BACKENDS)
+    kinds = [probe.backend.partition(":")[0] for probe in probes()]
+    assert list(dict.fromkeys(kinds)) == list(BACKENDS)
     assert all(probe.available or probe.remedy for probe in probes())
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from turnwise.sandbox import ExecResult, Sandbox, SandboxSpec
+from turnwise.sandbox import ExecResult, Sandbox, SandboxSpec, UserUnsupported
 from turnwise.sandbox.namespaces import NamespacesBackend
 from turnwise.sandbox.namespaces.backend import Defence
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ROOT = os.geteuid() == 0
 ATTACK = (Path(__file__).parent / "inside" / "attack.py").read_bytes()
 
 
@@ -48,6 +49,18 @@ async def test_no_attack_works(sandbox: Sandbox, way: str) -> None:
     assert worked(await run("python3 attack.py")) == set()
 
 
+async def test_what_attacks_a_user_of_the_owners_choice_could_do(sandbox: Sandbox) -> None:
+    """Root's capabilities are over the sandbox's own ids, of which one is the resident's: it has no use."""
+    await sandbox.write("attack.py", ATTACK)
+    if not ROOT:  # one id, so one user
+        with pytest.raises(UserUnsupported):
+            await sandbox.exec("python3 attack.py", user="root")
+        return
+    assert worked(await sandbox.exec("python3 attack.py", user="nobody")) == set()
+    attacks = worked(await sandbox.exec("python3 attack.py", user="root"))
+    assert attacks == {"has capabilities", "becomes the resident's user"}
+
+
 # What each set of defences keeps out, and nothing less than all of the set gone lets in. Defences
 # overlap: the nested pid namespace hides the resident altogether, so that it has a user of its own
 # shows only without that; and the filter refuses what capabilities would allow.
@@ -62,7 +75,6 @@ HOLES: list[tuple[set[Defence], set[str]]] = [
     ({"network"}, {"sees the host's network"}),
     ({"title"}, {"learns the host's paths"}),
 ]
-ROOT = os.geteuid() == 0
 if ROOT:  # an ordinary user has one id, which resident and agent share
     HOLES += [
         ({"nested_pid", "resident_uid"}, {"signals another"}),

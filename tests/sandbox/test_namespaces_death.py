@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.sandbox.conftest import cancelled
+from tests.sandbox.conftest import cancelled, overlays
 from turnwise.sandbox import Sandbox, SandboxDied, SandboxSpec
 from turnwise.sandbox.namespaces import NamespacesBackend, cgroups
 
@@ -80,10 +80,6 @@ def groups(janitor: int) -> set[str]:
     return {str(path) for top in tops for path in top.glob(f"{cgroups.PREFIX}{janitor}-*")}
 
 
-def mounts() -> list[str]:
-    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if " overlay " in line]
-
-
 async def happens(condition: Callable[[], bool]) -> bool:
     """Whether it does so in half a minute."""
     for _ in range(1000):
@@ -122,7 +118,7 @@ def files() -> Iterator[None]:
 
 
 async def test_nothing_is_left_when_the_owner_is_killed(owner: subprocess.Popen[str], files: None) -> None:
-    mounted = mounts()
+    mounted = overlays()
     everyone = descendants(owner.pid)
     living = identities(everyone)
     (janitor,) = named("sandbox-janitor", owner.pid)
@@ -131,7 +127,7 @@ async def test_nothing_is_left_when_the_owner_is_killed(owner: subprocess.Popen[
     owner.kill()
     assert await happens(lambda: not living & identities(everyone))
     assert not groups(janitor)
-    assert mounts() == mounted
+    assert overlays() == mounted
 
 
 async def test_nothing_is_left_when_the_janitor_is_killed_too(
@@ -149,7 +145,7 @@ async def test_nothing_is_left_when_the_janitor_is_killed_too(
 
 
 async def test_a_backend_that_closes_leaves_nothing(files: None) -> None:
-    mounted, others = mounts(), set(named("sandbox-janitor", os.getpid()))
+    mounted, others = overlays(), set(named("sandbox-janitor", os.getpid()))
     async with NamespacesBackend().running() as backend:
         (janitor,) = set(named("sandbox-janitor", os.getpid())) - others
         for _ in range(3):
@@ -160,7 +156,7 @@ async def test_a_backend_that_closes_leaves_nothing(files: None) -> None:
         assert len(living) > 10
     assert not living & identities(everyone)
     assert not groups(janitor)
-    assert mounts() == mounted
+    assert overlays() == mounted
 
 
 # ------------------------------------------------------------------ who is told

@@ -93,6 +93,7 @@ async def test_the_hosts_secrets_are_not_there(backend: NamespacesBackend) -> No
         assert names <= {"alternatives", "group", "hostname", "hosts", "ld.so.cache", "localtime"} | {
             "mime.types",
             "nsswitch.conf",
+            "pam.d",
             "passwd",
             "pki",
             "ssl",

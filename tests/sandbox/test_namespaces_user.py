@@ -77,5 +77,6 @@ def test_the_probe_tells_what_is_lost() -> None:
         "memory limit of the whole (each process has its own)",
         "processor limit",
         "user ids of its own for each sandbox",
+        "other users than the agent",
     )
     assert probe.remedy == "run as root"

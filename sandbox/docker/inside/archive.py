@@ -23,6 +23,8 @@ Part = tuple[list[Entry], bytes]
 PART = 1 << 20
 """Bytes of content in a part, and about how many entries' worth of names."""
 _ENTRY = 256
+_FAR = 1 << 62
+"""Beyond the end of any file."""
 
 
 def pack(tops: list[str]) -> Iterator[Part]:
@@ -81,9 +83,9 @@ def _file(common: Entry, size: int) -> Iterator[tuple[Entry, bytes]]:
     try:
         at = 0
         while (start := _next_data(fd, at)) < size:
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-            data = os.pread(fd, min(end - start, PART), start)
-            yield {"kind": "data", "path": common["path"], "offset": start, "size": len(data)}, data
+            data = os.pread(fd, min(_data_end(fd, start) - start, PART), start)
+            if data.lstrip(b"\0"):
+                yield {"kind": "data", "path": common["path"], "offset": start, "size": len(data)}, data
             at = start + len(data)
     finally:
         os.close(fd)
@@ -92,12 +94,22 @@ def _file(common: Entry, size: int) -> Iterator[tuple[Entry, bytes]]:
 
 def _next_data(fd: int, at: int) -> int:
     """Where the next bytes are that are no hole; far beyond the end when there are none."""
+    return _seek(fd, at, os.SEEK_DATA, {errno.ENXIO: _FAR, errno.EINVAL: at})
+
+
+def _data_end(fd: int, at: int) -> int:
+    """Where the next hole is."""
+    return _seek(fd, at, os.SEEK_HOLE, {errno.EINVAL: _FAR})
+
+
+def _seek(fd: int, at: int, kind: int, otherwise: dict[int, int]) -> int:
+    """What the kernel finds, or what its refusal stands for: gVisor's knows of no holes, and says EINVAL."""
     try:
-        return os.lseek(fd, at, os.SEEK_DATA)
+        return os.lseek(fd, at, kind)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            return 1 << 62
-        raise
+        if error.errno not in otherwise:
+            raise
+        return otherwise[error.errno]
 
 
 def unpack(head: Head, body: bytes) -> Answer:

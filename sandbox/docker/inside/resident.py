@@ -1,9 +1,15 @@
-"""The resident of a container: what it adds to that of the namespaces backend."""
+"""The resident of a container: what it adds to that of the namespaces backend.
+
+On gVisor it keeps the agent's processes from running away too. For each of them that kernel takes threads
+of the host's, and when they come and go by the hundred it takes ever more, until the Engine's bound on those
+ends the sandbox. So when the agent has more processes than it may have, all of them end.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 
 from turnwise.sandbox.docker.inside.archive import pack, unpack
 from turnwise.sandbox.docker.inside.launcher import Launcher
@@ -12,7 +18,13 @@ from turnwise.sandbox.namespaces import channel
 from turnwise.sandbox.namespaces.cgroups import ROOT, V1, V2, Version
 from turnwise.sandbox.namespaces.channel import Connection, Head
 from turnwise.sandbox.namespaces.files import absolute
+from turnwise.sandbox.namespaces.process import processes
 from turnwise.sandbox.namespaces.resident import Resident
+
+NOT_THE_AGENTS = 2
+"""The container's init, and the resident."""
+LOOK = 0.2
+"""Seconds between two counts of processes, while there are any to count."""
 
 
 class DockerResident(Resident):
@@ -29,7 +41,33 @@ class DockerResident(Resident):
             "tunnel_end": self._tunnels.on_end,
         }
         self._later |= {"pack": self._pack}
+        self._most: int | None = orders["limits"]["processes"] if orders["gvisor"] else None
+        self._count, self._counted, self._crowded = 0, 0.0, False
 
+    # ------------------------------------------------------------ on gVisor
+    def _patience(self) -> float | None:
+        patience = super()._patience()
+        working = self._count > 1 or any(job.reply is not None for job in self._jobs.values())
+        if self._most is None or not working:  # one may be an idle shell
+            return patience
+        return LOOK if patience is None else min(LOOK, patience)
+
+    def _look_after(self) -> None:
+        super()._look_after()
+        now = time.monotonic()
+        if self._most is not None and now >= self._counted + LOOK:
+            inits = len(self._running())
+            self._count, self._counted = len(processes()) - inits - NOT_THE_AGENTS, now
+            crowded = self._count > self._most
+            self._crowded = crowded or (self._crowded and inits > 0)  # until whose it was has been told
+            if crowded:
+                self._agent.end_agent()
+
+    def _exhausted(self) -> str | None:
+        crowded, self._crowded = self._crowded, False
+        return "processes" if crowded else super()._exhausted()
+
+    # ------------------------------------------------------------ to the owner
     def _tell(self, head: Head, body: bytes) -> None:
         channel.send(self._connection, {"id": 0, **head}, body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from turnwise.sandbox import Sandbox, SandboxSpec
+from turnwise.sandbox.backends import load
 from turnwise.sandbox.docker import DockerBackend, closure
 
 
@@ -26,7 +28,10 @@ def engine() -> Iterator[Any]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend() -> AsyncIterator[DockerBackend]:
-    async with DockerBackend().running() as running:
+    """As TURNWISE_TEST_BACKENDS names it, so that another runtime can be tested."""
+    running = load(os.environ.get("TURNWISE_TEST_BACKENDS", "docker"))()
+    assert isinstance(running, DockerBackend)
+    async with running.running():
         yield running
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import sys
+import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from turnwise.sandbox import Pool, Sandbox, SandboxDied, SandboxError, SandboxSpec
-from turnwise.sandbox.docker import DockerBackend
-from turnwise.sandbox.docker import backend as module
+from turnwise.sandbox.docker import DockerBackend, lease
+from turnwise.sandbox.docker import backend as backend_module
+from turnwise.sandbox.docker import engine as engine_module
 from turnwise.sandbox.docker.lease import LABEL
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -89,7 +94,7 @@ async def test_of_several_starts_at_once_none_goes_on_before_the_left_is_gone(en
 async def test_a_living_sibling_removes_what_a_killed_owner_left(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SWEEP_EVERY", 0.2)
+    monkeypatch.setattr(backend_module, "SWEEP_EVERY", 0.2)
     async with DockerBackend().running():
         left = await killed_owner(engine)
         await until(lambda: not left & set(present(engine)))
@@ -107,6 +112,52 @@ def strangers(request: pytest.FixtureRequest, engine: Any, shell_only: str) -> I
 async def test_what_is_not_ours_is_left_alone(engine: Any, strangers: str) -> None:
     async with DockerBackend().running():
         assert await asyncio.to_thread(engine.api.inspect_container, strangers)
+
+
+@pytest.fixture
+def unfinished(engine: Any, shell_only: str) -> Iterator[Callable[[str], str]]:
+    """Makes containers of a lease that the Engine neither describes nor removes: an upload does not end."""
+    begun, over = threading.Event(), threading.Event()
+
+    def archive() -> Iterator[bytes]:
+        entry = tarfile.TarInfo("file")
+        entry.size = 512
+        yield entry.tobuf()
+        begun.set()
+        over.wait(60)
+        yield bytes(512 * 3)
+
+    with contextlib.ExitStack() as stack:
+
+        def make(holder: str) -> str:
+            container = engine.containers.create(shell_only, "none", labels={LABEL: holder})
+            stack.callback(engine_module.remove, engine.api, container.id)
+            uploading = threading.Thread(target=container.put_archive, args=("/", archive()))
+            uploading.start()
+            stack.callback(uploading.join)
+            stack.callback(over.set)
+            assert begun.wait(60)
+            begun.clear()
+            return str(container.id)
+
+        yield make
+
+
+async def test_a_container_that_hangs_stops_no_owner(
+    engine: Any,
+    unfinished: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    living = await asyncio.to_thread(unfinished, lease.new())
+    at_another_time = re.sub(r"/(\w+)$", r"0/\1", lease.new())  # was started what had this process's id
+    ended = await asyncio.to_thread(unfinished, at_another_time)
+    monkeypatch.setattr(engine_module, "DEADLINE", 3.0)
+    async with DockerBackend().running() as backend, await backend.create(SandboxSpec()) as box:
+        assert (await box.exec("echo on")).stdout == b"on\n"
+    assert {living, ended} <= await containers(engine)
+    (told,) = (text for text in caplog.messages if "is left to the next sweep" in text)
+    assert "Read timed out" in told
 
 
 async def test_the_end_of_a_backend_leaves_nothing(engine: Any) -> None:
