@@ -40,7 +40,7 @@ test: lint types
 soak: export OMP_NUM_THREADS = 1
 soak: setup
 	@.venv/bin/python benchmarks/soak.py $(ARGS)
-	@.venv/bin/pytest tests/envs/test_server_fuzz.py --fuzz 100000
+	@.venv/bin/pytest tests/envs/serving/test_server_fuzz.py --fuzz 100000
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,8 +24,9 @@ from turnwise.envs.cheat import Cheat
 from turnwise.envs.swe.cheats.catalogue import Desk, catalogue
 from turnwise.envs.swe.cheats.sample import Sample, sample
 from turnwise.envs.swe.grading import Machines, Rules, Suite, Tree, calibrate, collect, grade, split
-from turnwise.envs.swe.grading.inprocess import SITE, pytest_site
+from turnwise.envs.swe.grading.inprocess import pytest_site
 from turnwise.envs.swe.grading.machines import REPOSITORY, program_files, repository
+from turnwise.envs.swe.pytest_files import SITE
 from turnwise.sandbox import Sandbox, SandboxError, SandboxSpec, backend
 
 IN_PROCESS = re.compile(r"touching|parts_add|nonsense|a_sum|random_sums.first")

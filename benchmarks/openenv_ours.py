@@ -16,10 +16,10 @@ import time
 from contextlib import AsyncExitStack
 
 from turnwise.cli.serve import calm_collector
-from turnwise.envs.client import RemoteEnvs, RemoteSession, connect
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.client import RemoteEnvs, RemoteSession, connect
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import tool
 from turnwise.envs.types import AgentView, EpisodeLimits, Task, call, text

@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnwise import AgentView, Env, SandboxSpec, TaskSet, call, connect, register, seeds, text, tool
-from turnwise.envs.client import RemoteEnvs, ServerFailed
-from turnwise.envs.journal import SUFFIX, Stepped, read_journal
+from turnwise.envs.serving.client import RemoteEnvs
+from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.journal import SUFFIX, Stepped, read_journal
 from turnwise.envs.session import EpisodeFailed
 from turnwise.envs.types import EpisodeLimits, Task
 
@@ -108,7 +109,7 @@ async def player(envs: RemoteEnvs, rng: random.Random, note: Callable[..., None]
 
 # ------------------------------------------------------------------ the server
 async def serve(workers: int, sessions: int, journal: Path) -> None:
-    from turnwise.envs.front import Front
+    from turnwise.envs.serving.front import Front
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

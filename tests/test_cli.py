@@ -104,6 +104,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         ("eval tools/configdesk --policy absent", ("'absent'", "scripted:oracle")),
         ("eval tools/configdesk --policy scripted:noop --split tets", ("'tets'", "did you mean 'test'")),
         ("eval tools/configdesk --policy scripted:noop --backend proces", ("did you mean 'process'",)),
+        ("audit tools/configdesk --backend docker", ("'docker' does not run", "Remedy:")),
+        ("serve tools/configdesk --backend docker:runsc", ("'docker:runsc' does not run", "Remedy:")),
+        ("serve tools/configdesk --backend process:x", ("'process:x'", "no variants")),
         ("eval tools/configdesk --policy scripted:noop --tasks 0", ("tasks=0",)),
         ("eval tools/configdesk --policy scripted:noop --tasks many", ("--tasks", "'many'")),
         ("eval tools/configdesk --policy scripted:noop --tasks 1001", ("tasks=1001", "1000")),
@@ -130,6 +133,7 @@ def test_bad_input_is_one_line_with_the_value_and_a_remedy(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TURNWISE_IMAGES", "images")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///absent")
     line = refused(capsys, *words.split())
     assert [part for part in parts if part not in line] == []
     assert list(tmp_path.iterdir()) == []

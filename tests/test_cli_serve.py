@@ -16,11 +16,11 @@ import pytest
 
 from turnwise import connect
 from turnwise.cli import run
-from turnwise.envs.client import RemoteEnvs
-from turnwise.envs.faults import Code
-from turnwise.envs.journal import read_journal
-from turnwise.envs.link import ServerFailed
 from turnwise.envs.local import LocalEnvs
+from turnwise.envs.serving.client import RemoteEnvs
+from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.faults import Code
+from turnwise.envs.serving.journal import read_journal
 from turnwise.envs.types import Action, Step, call
 from turnwise.sandbox.backends import probes
 
@@ -168,6 +168,8 @@ async def test_sigterm_lets_sessions_end_and_a_second_one_does_not_wait() -> Non
         ([DESK, "--tls-cert", "cert.pem"], "--tls-key"),
         ([DESK, "--tls-cert", "absent.pem", "--tls-key", "absent.pem"], "absent.pem"),
         ([DESK, "--backend", "dcoker"], "namespaces"),
+        ([DESK, "--session-memory", "much"], "'much' is no size"),
+        ([DESK, "--session-memory", "1KiB"], "session_memory=1024: must be at least 1MiB"),
         ([], "ENV"),
     ],
 )

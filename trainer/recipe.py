@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator
 
 from turnwise.envs.errors import UsageError, invalid, unknown
 from turnwise.envs.registry import EnvSpec
+from turnwise.sandbox.backends import load
 from turnwise.trainer.pipeline import Pipeline
 from turnwise.trainer.scorers.sections import ScorerSection
 from turnwise.trainer.section import Section
@@ -87,9 +88,17 @@ class Recipe(Section):
     """Lockstep waves and fixed shapes: slower, and a resumed run equals an unbroken one bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network computes."""
-    backend: Literal["auto", "namespaces", "docker", "process"] = "auto"
-    """What sandboxes are made by; ``auto`` takes the best that runs here."""
+    backend: str = "auto"
+    """What sandboxes are made by; ``auto`` takes the best that runs here, ``docker:runsc`` is a variant."""
     guards: Guards = Guards()
+
+    @field_validator("backend")
+    @classmethod
+    def _known_backend(cls, value: str) -> str:
+        try:
+            return value if value == "auto" else load(value).name
+        except ValueError as error:
+            raise UsageError(str(error).removeprefix("sandbox backend: ")) from None
 
     @field_validator("env", mode="before")
     @classmethod

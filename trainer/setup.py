@@ -29,7 +29,8 @@ from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.tasks import TaskSet
-from turnwise.sandbox.backends import load, told
+from turnwise.sandbox.backends import require
+from turnwise.sandbox.contract import BackendUnavailable
 from turnwise.trainer import checkpoint
 from turnwise.trainer.checkpoint import Progress
 from turnwise.trainer.columns import base_columns
@@ -129,9 +130,10 @@ def _check_device(plan: Plan) -> None:
 def _check_backend(plan: Plan) -> None:
     recipe = plan.recipe
     if plan.env.sandbox_spec is not None and recipe.backend != "auto":
-        probe = load(recipe.backend).probe()
-        if not probe.available:
-            raise UsageError(f"recipe {recipe.name}: backend {recipe.backend!r} does not run: {told(probe)}")
+        try:
+            require(recipe.backend)
+        except BackendUnavailable as error:
+            raise UsageError(f"recipe {recipe.name}: {error}") from None
 
 
 def _check_model(plan: Plan) -> None:

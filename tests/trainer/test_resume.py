@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from tests.sandbox.conftest import overlays
 from turnwise.trainer.recipe import Recipe
 
 Attempt: TypeAlias = Callable[..., dict[str, Any]]
@@ -234,10 +235,6 @@ def left(processes: list[list[int]]) -> list[str]:
     patterns = [f"{top}turnwise-{pid}-*" for pid, _ in processes for top in ("", "*/")]
     groups = [path for pattern in patterns for path in Path("/sys/fs/cgroup").glob(pattern)]
     return [f"process {pid}" for pid, started in processes if alive(pid, started)] + list(map(str, groups))
-
-
-def overlays() -> list[str]:
-    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if " overlay " in line]
 
 
 def test_killed_amid_sandboxes_it_leaves_nothing_and_goes_on(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from turnwise.cli.backend import backend_option
 from turnwise.cli.messages import told
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--repositories", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="A folder with the files of each row's base commit, by the row's id.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Tasks at once.")
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 def admit(
     path: str, out: Path, kind: str | None, repositories: Path | None, jobs: int, backend: str | None
 ) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from turnwise.cli.backend import backend_option
+
 if TYPE_CHECKING:
     from turnwise.agents.trajectory import Episode
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--every", is_flag=True, help="Try every cheat on every task, not on one task each.")
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @click.option("--concurrency", default=4, show_default=True, help="Episodes at once.")
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
 def audit_command(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from turnwise.cli.backend import backend_option
 from turnwise.cli.group import Commands
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def envs(context: click.Context) -> None:
 @envs.command("show")
 @click.argument("name")
 @click.option("--split", default="train", show_default=True, help="Where the sample task is from.")
-@click.option("--backend", help="Sandbox to start the sample task in; the best one by default.")
+@backend_option
 def show_env(name: str, split: str, backend: str | None) -> None:
     """Describe an environment: tools, milestones, options and a sample task.
 

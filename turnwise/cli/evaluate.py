@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from turnwise.cli.backend import backend_option
+
 if TYPE_CHECKING:
     from turnwise.agents.trajectory import Episode
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--k", default=1, show_default=True, help="Tries of each task.")
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @click.option("--seed", default=0, show_default=True, help="Of sampling.")
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 def evaluate_command(
     env: str, policy: str, tasks: int | None, k: int, split: str, seed: int, backend: str | None
 ) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from turnwise.cli.backend import backend_option
+
 
 @click.command("mcp", short_help="Offer an environment's tools as an MCP server.")
 @click.argument("env")
@@ -15,7 +17,7 @@ import click
 @click.option(
     "--record", type=click.Path(path_type=Path), help="Add each turn, scored, to this file of JSON lines."
 )
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 @click.option("--http", is_flag=True, help="Serve streamable HTTP instead of standard input and output.")
 @click.option("--host", help="With --http, the address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="With --http; 0: any free one.  [default: 8000]")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from turnwise.cli.backend import backend_option
+
 
 @click.command("replay", short_help="Repeat a served session from its journal.")
 @click.argument("session")
@@ -16,7 +18,7 @@ import click
     show_default=True,
     help="The folder that `turnwise serve --journal` wrote.",
 )
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 def replay_command(session: str, journal: Path, backend: str | None) -> int:
     """Repeat a session's actions in a fresh environment and compare what comes of each.
 
@@ -30,7 +32,7 @@ def replay_command(session: str, journal: Path, backend: str | None) -> int:
     """
     import asyncio
 
-    from turnwise.envs.replay import describe, replay
+    from turnwise.envs.serving.replay import describe, replay
 
     found = asyncio.run(replay(journal, session, backend=backend))
     where = f"{found.env}, task {found.task}"

@@ -7,14 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from turnwise.cli.backend import backend_option
+
 if TYPE_CHECKING:
-    from turnwise.envs.front import Front
-    from turnwise.envs.logs import Level, Style
-    from turnwise.envs.server import EnvServer
-    from turnwise.envs.tokens import Tokens
+    from turnwise.envs.serving.front import Front
+    from turnwise.envs.serving.logs import Level, Style
+    from turnwise.envs.serving.server import EnvServer
+    from turnwise.envs.serving.tokens import Tokens
 
 FILE = click.Path(path_type=Path)
 SECONDS = click.FloatRange(min=0)
+
+
+def size(context: click.Context, option: click.Parameter, value: str) -> int:
+    """The bytes that are meant, with a unit or without."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(value))
+    except ValidationError:
+        said = f"{value!r} is no size; write bytes, or such as 512MiB or 2GiB"
+        raise click.BadParameter(said, context, option) from None
 
 
 @click.command(short_help="Serve environments to other programs.")
@@ -37,11 +50,19 @@ SECONDS = click.FloatRange(min=0)
     "--lease", default=60.0, type=SECONDS, show_default=True, help="Seconds a dropped client may stay away."
 )
 @click.option("--max-age", type=SECONDS, help="Seconds after which a session is closed.  [default: none]")
+@click.option(
+    "--session-memory",
+    default="1GiB",
+    metavar="SIZE",
+    callback=size,
+    show_default=True,
+    help="What a session's environment may hold in its worker; one that holds more is ended.",
+)
 @click.option("--journal", type=FILE, help="Folder to write every call to, for `turnwise replay`.")
 @click.option(
     "--drain", default=20.0, type=SECONDS, show_default=True, help="Seconds sessions have left at SIGTERM."
 )
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 @click.option(
     "--log", default="text", type=click.Choice(["text", "json"]), show_default=True, help="Its style."
 )
@@ -78,12 +99,12 @@ def serve(
     import asyncio
 
     from turnwise.envs.errors import UsageError
-    from turnwise.envs.logs import writing_log
-    from turnwise.envs.routing import Replica
+    from turnwise.envs.serving.logs import writing_log
+    from turnwise.envs.serving.routing import Replica
 
     try:
-        from turnwise.envs.front import Front
-        from turnwise.envs.server import EnvServer
+        from turnwise.envs.serving.front import Front
+        from turnwise.envs.serving.server import EnvServer
     except ModuleNotFoundError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'turnwise[server]'") from None
     if tls_cert is None or tls_key is None:
@@ -108,7 +129,7 @@ def tokens(token: str | None, file: Path | None) -> str | Tokens | None:
     """The trainer's token, or all roles' where there is a file."""
     if file is None:
         return token
-    from turnwise.envs.tokens import Tokens
+    from turnwise.envs.serving.tokens import Tokens
 
     return Tokens.read(file, token)
 

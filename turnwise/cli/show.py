@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from turnwise.cli.backend import backend_option
+
 
 @click.command(short_help="Show a run, or an episode turn by turn.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("episode", required=False)
 @click.option("--step", is_flag=True, help="Go through the episode by hand, in the live environment.")
-@click.option("--backend", help="The sandbox for --step; the best one by default.")
+@backend_option
 def show(run: Path, episode: str | None, step: bool, backend: str | None) -> None:
     """Show a run, or one of its episodes turn by turn with reward and advantage.
 

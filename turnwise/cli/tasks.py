@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from turnwise.cli.admit import admit
+from turnwise.cli.backend import backend_option
 from turnwise.cli.group import Commands
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ tasks.add_command(admit)
     "--admit", "admits", is_flag=True, help="Calibrate the grader with each task, too; minutes each."
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Bugs tried at once; one per core by default.")
-@click.option("--backend", help="The sandbox to run in; the best one by default.")
+@backend_option
 def build_swe(
     sources: tuple[str, ...],
     beside: tuple[str, ...],

@@ -19,10 +19,10 @@ import pytest_asyncio
 from aiohttp import ClientError, ClientSession
 
 from turnwise import connect, evaluate
-from turnwise.envs.client import RemoteEnvs, RemoteSession
-from turnwise.envs.link import ServerFailed
+from turnwise.envs.serving.client import RemoteEnvs, RemoteSession
+from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.wire import PATH, WORKER_HEADER
 from turnwise.envs.types import call
-from turnwise.envs.wire import PATH, WORKER_HEADER
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -16,7 +16,7 @@ import pytest
 
 from turnwise.envs.env import Env
 from turnwise.envs.registry import register
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import tool
 from turnwise.envs.types import AgentView, EpisodeLimits, Task, text

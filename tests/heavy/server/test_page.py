@@ -16,7 +16,7 @@ from playwright.async_api import Browser, async_playwright
 
 from turnwise import connect
 from turnwise.envs.env import random_call
-from turnwise.envs.server import EnvServer
+from turnwise.envs.serving.server import EnvServer
 
 TOKEN = "token-of-trainer"
 FLAGS = (

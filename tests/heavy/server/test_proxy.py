@@ -24,10 +24,10 @@ import pytest_asyncio
 from aiohttp import ClientSession, ClientWebSocketResponse
 
 from turnwise import connect
-from turnwise.envs.client import RemoteEnvs, RemoteSession
-from turnwise.envs.link import ServerFailed
+from turnwise.envs.serving.client import RemoteEnvs, RemoteSession
+from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.wire import PATH, WORKER_HEADER
 from turnwise.envs.types import call
-from turnwise.envs.wire import PATH, WORKER_HEADER
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -143,6 +143,12 @@ async def stepped_as_agent(env: RemoteSession, url: str, **options: Any) -> None
             assert (await (await side.attach()).step(call("check"))).record is None
 
 
+def workers_of(server: int) -> list[int]:
+    """The worker processes of a server."""
+    children = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 async def ask(http: ClientSession | ClientWebSocketResponse, url: str, method: str, **params: str) -> Any:
     """JSON-RPC's result."""
     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -223,6 +229,32 @@ async def test_a_killed_replica_is_left_out_at_once_and_taken_in_again(here: Sit
         assert [len(found) for found in await here.sessions()] == [3, 1]
 
 
+async def test_what_a_killed_replica_did_not_answer(here: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """An open is asked of another at once; a step waits, and fails when the replica is back without it."""
+
+    def told() -> list[str]:
+        return [record.message for record in caplog.records if record.message.startswith("Worker 1 of ")]
+
+    async with AsyncExitStack() as stack:
+        envs = await stack.enter_async_context(connect(here.url, token=TOKEN))
+        sessions = [await opened(envs, stack) for _ in range(2)]
+        (lost,) = [env for env in sessions if str(env.agent_token).startswith("1.")]
+        here.replicas[1].send_signal(signal.SIGSTOP)
+        step = asyncio.create_task(lost.step(call("check")))
+        opening = [asyncio.create_task(opened(envs, stack)) for _ in range(4)]
+        await asyncio.sleep(0)  # so that all are on their way, half of them to that replica
+        here.replicas[1].kill()
+        for env in [await env for env in opening]:
+            assert str(env.agent_token).startswith("0.")
+        assert not step.done()
+        assert [line.partition(" is ")[2] for line in told()] == ["away: the connection dropped"]
+        await here.restart(1)
+        with pytest.raises(ServerFailed, match="given up"):
+            await step
+        assert told()[1:] == [f"Worker 1 of {here.url} is back"]
+        assert str((await opened(envs, stack)).agent_token).startswith("1.")
+
+
 async def test_with_tls_and_several_workers_as_its_comments_say(tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     process = await asyncio.create_subprocess_exec(
@@ -250,3 +282,11 @@ async def test_with_tls_and_several_workers_as_its_comments_say(tmp_path: Path) 
             made = [(await ask(http, here.url, "openenv/session/create"))["session_id"] for _ in range(8)]
             for name in made:
                 assert (await ask(http, here.url, "openenv/session/close", session_id=name))["closed"]
+        for worker in workers_of(here.replicas[1].pid):
+            os.kill(worker, signal.SIGKILL)
+        for env in sessions:
+            if str(env.agent_token)[0] in "23":
+                with pytest.raises(ServerFailed, match="died"):
+                    await env.step(call("check"))
+            else:
+                await env.step(call("check"))

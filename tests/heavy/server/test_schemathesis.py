@@ -10,9 +10,9 @@ from pathlib import Path
 
 from aiohttp import ClientSession
 
-from turnwise.envs.server import EnvServer
-from turnwise.envs.status import Status
-from turnwise.envs.wire import PATH
+from turnwise.envs.serving.server import EnvServer
+from turnwise.envs.serving.status import Status
+from turnwise.envs.serving.wire import PATH
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 HEADERS = {"Authorization": "Bearer token-of-trainer"}
