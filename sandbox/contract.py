@@ -29,6 +29,10 @@ from turnwise.sandbox.egress.allowed import AllowList
 
 MiB = 1 << 20
 
+TOOLING = "/opt/turnwise"
+"""Where what a task's tools need is written, beside its files: a place of the agent's own, which a backend
+whose sandboxes have a file system of their own keeps writable, and in snapshots, whatever the root is."""
+
 Resource = Literal["memory", "processes", "disk", "file_size", "output"]
 """A bounded resource, as named in :class:`LimitExceeded` and :attr:`ExecResult.limit`."""
 

@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import PurePosixPath
 
 from turnwise.envs.errors import UsageError
+from turnwise.sandbox.contract import TOOLING
 
-SITE = "/opt/turnwise/site"
+SITE = f"{TOOLING}/site"
 DISTRIBUTIONS = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 OLDEST_PYTHON = (3, 11)
 """The oldest Python that these run on without more packages."""

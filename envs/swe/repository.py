@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import posixpath
 import stat
@@ -104,6 +105,7 @@ async def write_repository(sandbox: Sandbox, task: SweTask) -> None:
     if task.repository.kind == "image":
         try:
             given = await read_files(sandbox, task.at)
+            await _check_writable(sandbox, task)
             files = overlaid(task, given)
             await lay(sandbox, task.at, {path: files.get(path) for path in task.overlay})
             await sandbox.delete(f"{task.at}/.git")
@@ -125,6 +127,21 @@ async def write_repository(sandbox: Sandbox, task: SweTask) -> None:
     if task.history:
         commit = await asyncio.to_thread(one_commit, files, programs)
         await write_all(sandbox, {f"{task.at}/{path}": data for path, data in commit.items()}, task)
+
+
+async def _check_writable(sandbox: Sandbox, task: SweTask) -> None:
+    mark = f"{task.at}/.turnwise"
+    try:
+        await sandbox.write(mark, b"")
+        await sandbox.delete(mark)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        raise TaskProblem(
+            ProblemKind.IMAGE,
+            task.id,
+            f"{task.at} of its image {task.repository.image} cannot be written to here; use the backend namespaces",
+        ) from None
 
 
 async def write_all(sandbox: Sandbox, files: Mapping[str, bytes], task: SweTask) -> None:

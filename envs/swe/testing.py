@@ -14,9 +14,8 @@ from importlib import resources
 
 from turnwise.envs.swe.pytest_files import SITE, pytest_files
 from turnwise.envs.swe.task import ImageRepository, SweTask
-from turnwise.sandbox.contract import MiB, Sandbox
+from turnwise.sandbox.contract import TOOLING, MiB, Sandbox
 
-PROGRAMS = "/opt/turnwise"
 REPORT = "/tmp/turnwise-report"
 _PYTEST = "python3 -m pytest -p turnwise_report -p no:cacheprovider -q --color=no --rootdir=."
 
@@ -40,7 +39,7 @@ def program_files(task: SweTask) -> dict[str, bytes]:
     """What the runner of a task needs in its sandbox."""
     inside = resources.files("turnwise.envs.swe.inside")
     if task.runner == "plain":
-        return {f"{PROGRAMS}/plain.py": inside.joinpath("plain.py").read_bytes()}
+        return {f"{TOOLING}/plain.py": inside.joinpath("plain.py").read_bytes()}
     report = inside.joinpath("report.py").read_bytes()
     own = {} if isinstance(task.repository, ImageRepository) else pytest_files()
     return own | {f"{SITE}/turnwise_report.py": report}
@@ -50,7 +49,7 @@ def command(task: SweTask, tests: Sequence[str]) -> str:
     """The shell command that runs tests, files or folders, in the repository."""
     named = " ".join(map(_quoted, tests))
     if task.runner == "plain":
-        line = f"python3 -ISB {PROGRAMS}/plain.py {'--terse ' if task.terse else ''}{named}"
+        line = f"python3 -ISB {TOOLING}/plain.py {'--terse ' if task.terse else ''}{named}"
     else:
         line = f"{_PYTEST} {named}"
     setup = task.repository.setup if isinstance(task.repository, ImageRepository) else ""

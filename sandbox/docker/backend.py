@@ -12,8 +12,10 @@ import socket
 from typing import Any
 
 from turnwise.sandbox.contract import (
+    TOOLING,
     Backend,
     Limits,
+    MiB,
     Probe,
     Resource,
     Sandbox,
@@ -37,8 +39,12 @@ logger = logging.getLogger(__name__)
 READY_DEADLINE = 30.0
 SWEEP_EVERY = 30.0
 """Seconds between looks at what owners that ended have left."""
+OWN = ("/workspace", TOOLING)
+"""The agent's own directories; it shares the other writable ones."""
 SHARES = {"/workspace": 12, "/tmp": 3, "/dev/shm": 1}
-"""The writable directories, and how many sixteenths of the disk limit each may take."""
+"""How many sixteenths of the disk limit may be written to which directory."""
+TOOLING_SIZE = 64 * MiB
+"""Bytes of tooling beside that."""
 CAPABILITIES = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH", "CHOWN"]
 """The resident's; see :mod:`turnwise.sandbox.docker.inside.main`."""
 
@@ -143,7 +149,8 @@ class DockerBackend(Backend):
         ready = link.expect(0, READY_DEADLINE, "start")
         limits = dataclasses.asdict(spec.limits)
         gvisor = self._kernel is runtimes.GVISOR
-        link.post("begin", limits=limits, env=_environment(image), writable=list(SHARES), gvisor=gvisor)
+        writable = [*SHARES, TOOLING]
+        link.post("begin", limits=limits, env=_environment(image), writable=writable, own=OWN, gvisor=gvisor)
         try:
             await ready
         except BaseException:
@@ -259,6 +266,7 @@ def _confinement(limits: Limits, kernel: runtimes.Kernel) -> Head:
     """What a container may not do and not exceed, as the docker package names it."""
     memory = limits.memory + kernel.memory
     disk = min(limits.disk, limits.memory) // 16  # what is written counts as memory
+    sizes = {path: share * disk for path, share in SHARES.items()} | {TOOLING: TOOLING_SIZE}
     return {
         "network_mode": "none",
         "ipc_mode": "private",
@@ -271,13 +279,13 @@ def _confinement(limits: Limits, kernel: runtimes.Kernel) -> Head:
         "memswap_limit": memory,
         "pids_limit": (limits.processes + kernel.processes) * kernel.threads,
         "nano_cpus": max(int(limits.cpus * 1e9), 10_000_000),
-        "tmpfs": {path: _tmpfs(path, share * disk) for path, share in SHARES.items()},
+        "tmpfs": {path: _tmpfs(path, size) for path, size in sizes.items()},
         "log_config": {"type": "none", "config": {}},
     }
 
 
 def _tmpfs(path: str, size: int) -> str:
-    return f"rw,exec,nosuid,nodev,size={size},mode={'755' if path == '/workspace' else '1777'}"
+    return f"rw,exec,nosuid,nodev,size={size},mode={'755' if path in OWN else '1777'}"
 
 
 def _environment(image: Image) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from turnwise.sandbox import Backend, Limits, Sandbox, SandboxDied, SandboxSpec, Snapshot
+from turnwise.sandbox.contract import TOOLING
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,6 +32,22 @@ async def test_a_fork_begins_with_the_snapshots_files(any_backend: Backend, sand
         assert await fork.list("/workspace") == await sandbox.list("/workspace")
         assert (await fork.stat("dir/tool")).mode == 0o750
         assert (await fork.exec(["./link"])).stdout == b"ran\n"
+
+
+@pytest.mark.needs("file system isolation")
+async def test_tooling_has_a_place_beside_the_workspace(any_backend: Backend, sandbox: Sandbox) -> None:
+    tool = f"{TOOLING}/bin/tool"
+    await sandbox.write(tool, b"#!/bin/sh\necho ran >> $0.log; cat $0.log\n", mode=0o755)
+    assert (await sandbox.exec([tool])).stdout == b"ran\n"
+    async with await any_backend.fork(await sandbox.snapshot()) as fork:
+        assert (await fork.exec([tool])).stdout == b"ran\nran\n"
+        assert await fork.list("/workspace") == ()
+        await fork.delete(f"{TOOLING}/bin")
+    await sandbox.expose(Path("nobody"), f"{TOOLING}/socket")
+    assert (await sandbox.stat(f"{TOOLING}/socket")).kind == "other"
+    await sandbox.recycle()
+    with pytest.raises(FileNotFoundError):
+        await sandbox.stat(f"{TOOLING}/bin")
 
 
 async def test_parent_and_forks_do_not_see_each_others_later_writes(

@@ -20,13 +20,13 @@ from turnwise.envs.swe.factory.bugs.bug import Bug
 from turnwise.envs.swe.factory.workshop import Workshop
 from turnwise.envs.swe.grading import Rules
 from turnwise.envs.swe.grading.fresh.asking import FEWEST
-from turnwise.envs.swe.grading.machines import PROGRAMS, import_roots, program_files
+from turnwise.envs.swe.grading.machines import import_roots, program_files
 from turnwise.envs.swe.grading.seeded import Seeded, SeededTest
 from turnwise.envs.swe.pytest_files import SITE
 from turnwise.envs.swe.repository import lay
 from turnwise.envs.swe.task import Changes, SweTask, Tree
 from turnwise.envs.types import Model
-from turnwise.sandbox.contract import MiB
+from turnwise.sandbox.contract import TOOLING, MiB
 
 TELLS = 0.03
 """The share of fresh inputs that have to tell the broken base from the original."""
@@ -157,7 +157,7 @@ async def _program(
         await lay(sandbox, shop.whole.at, changes)
         text = json.dumps({**orders, "out": TOLD})
         await sandbox.write_tree(program_files(*FILES) | {ORDERS: text.encode()})
-        command = ["python3", "-B", f"{PROGRAMS}/bootstrap.py", name, ORDERS]
+        command = ["python3", "-B", f"{TOOLING}/bootstrap.py", name, ORDERS]
         await sandbox.exec(command, cwd=shop.whole.at, timeout=seconds)
         try:
             return await sandbox.read(TOLD, limit=MOST_BYTES)

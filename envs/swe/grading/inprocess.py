@@ -20,7 +20,6 @@ from typing import Any
 
 from turnwise.envs.swe.grading.decoys import decoys
 from turnwise.envs.swe.grading.machines import (
-    PROGRAMS,
     Machines,
     import_roots,
     program_files,
@@ -30,9 +29,9 @@ from turnwise.envs.swe.grading.rules import Tree
 from turnwise.envs.swe.grading.suite import Calibration, Decoy, Suite, census
 from turnwise.envs.swe.grading.verdict import Verdict, verdict
 from turnwise.envs.swe.pytest_files import COMPILE, SITE, pytest_files
-from turnwise.sandbox.contract import Snapshot
+from turnwise.sandbox.contract import TOOLING, Snapshot
 
-TESTS = "/opt/tests"
+TESTS = f"{TOOLING}/tests"
 DECOYS = 2
 """Of each test, where its form allows so many."""
 AT_ONCE = 4
@@ -146,7 +145,7 @@ async def _one(
     }  # fmt: skip
     async with await machines.backend.fork(snapshot) as sandbox:
         await sandbox.write_tree(tests | {f"{TESTS}/orders": json.dumps(orders).encode()})
-        command = [*machines.python, f"{PROGRAMS}/bootstrap.py", "inside", f"{TESTS}/orders"]
+        command = [*machines.python, f"{TOOLING}/bootstrap.py", "inside", f"{TESTS}/orders"]
         result = await sandbox.exec(command, cwd="/", timeout=suite.bounds.test_seconds)
     return _read(result.stdout)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from turnwise.envs.errors import UsageError
 from turnwise.envs.swe.grading.rules import Rules, Tree
 from turnwise.sandbox.contract import (
+    TOOLING,
     Backend,
     LimitExceeded,
     Limits,
@@ -22,8 +23,6 @@ from turnwise.sandbox.contract import (
 from turnwise.sandbox.images.python import libraries
 
 REPOSITORY = "/workspace"
-PROGRAMS = "/opt/turnwise"
-"""Where programs of this package lie in a sandbox."""
 
 WORKER_LIMITS = Limits(
     memory=512 * MiB, processes=32, cpus=1.0, disk=256 * MiB, file_size=32 * MiB, output=64 << 10
@@ -71,9 +70,9 @@ def repository(base: Tree, source: Tree, rules: Rules) -> dict[str, bytes]:
 
 
 def program_files(*names: str) -> dict[str, bytes]:
-    """Files of this package, where a sandbox has them."""
+    """Programs of this package, where a sandbox has them."""
     here = Path(__file__).parent
-    return {f"{PROGRAMS}/{name}": (here / name).read_bytes() for name in names}
+    return {f"{TOOLING}/{name}": (here / name).read_bytes() for name in names}
 
 
 def import_roots(rules: Rules) -> list[str]:

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from turnwise.envs.swe.grading import judges
-from turnwise.envs.swe.grading.machines import PROGRAMS, GradingError, Machines, import_roots, require_pytest
+from turnwise.envs.swe.grading.machines import GradingError, Machines, import_roots, require_pytest
 from turnwise.envs.swe.grading.suite import Suite
-from turnwise.sandbox.contract import LimitExceeded, SandboxError, Snapshot
+from turnwise.sandbox.contract import TOOLING, LimitExceeded, SandboxError, Snapshot
 
-SOCKET = "/run/turnwise"
+SOCKET = f"{TOOLING}/socket"
 JUDGE_MEMORY = 2 << 30
 """Address space of the judge: an answer may be a number that a test makes a list of."""
 START_SECONDS = 60.0
@@ -198,7 +198,7 @@ class _Owner:
     async def _run_worker(self, path: str) -> None:
         async with await self._machines.backend.fork(self._snapshot) as sandbox:
             await sandbox.expose(Path(path), SOCKET)
-            command = [*self._machines.python, f"{PROGRAMS}/bootstrap.py", "worker", SOCKET]
+            command = [*self._machines.python, f"{TOOLING}/bootstrap.py", "worker", SOCKET]
             result = await sandbox.exec(command, cwd="/", timeout=self._order.deadline)
             try:  # it connects before it touches the code under test
                 async with asyncio.timeout(GRACE_SECONDS):

@@ -11,7 +11,6 @@ from turnwise.sandbox.docker.inside.launcher import AGENT_ID, Launcher
 from turnwise.sandbox.docker.inside.resident import DockerResident
 from turnwise.sandbox.namespaces import channel, syscalls
 from turnwise.sandbox.namespaces.channel import Head
-from turnwise.sandbox.namespaces.files import WORKSPACE
 
 CAPABILITIES = {
     syscalls.CAP_SETUID,
@@ -48,7 +47,7 @@ def main() -> None:
         orders = next((head for head, _, _ in decoder.frames()), None)
     try:
         syscalls.set_title("sandbox")
-        _take_on_ids()
+        _take_on_ids(orders["own"])
         resident = DockerResident(connection, Launcher(orders), orders)
     except OSError as error:
         channel.send(connection, {"id": 0, "fatal": str(error)})
@@ -58,10 +57,11 @@ def main() -> None:
     resident.run()
 
 
-def _take_on_ids() -> None:
+def _take_on_ids(own: Sequence[str]) -> None:
     """Touch files as the agent would, keep what ends its processes, and be out of its reach."""
     os.umask(0o022)
-    os.chown(WORKSPACE, AGENT_ID, AGENT_ID)  # no option of the mount, as podman knows no such
+    for path in own:
+        os.chown(path, AGENT_ID, AGENT_ID)  # no option of the mount, as podman knows no such
     syscalls.set_securebits(syscalls.SECURE_NO_SETUID_FIXUP)
     os.setgroups([])
     syscalls.set_capabilities(CAPABILITIES, CAPABILITIES | {syscalls.CAP_DAC_READ_SEARCH})
