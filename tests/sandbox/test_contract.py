@@ -264,11 +264,14 @@ async def test_processes_together_cannot_outgrow_the_memory_limit(any_backend: B
                 os._exit(0)
             os.close(tell)
             told.append(got)
-        print(sum(len(os.read(got, 1)) for got in told))
+        for got in told:
+            os.read(got, 1)  # it has its memory, or has been killed already
+        os.close(held)
+        print(sum(os.wait()[1] == 0 for _ in told))
     """)
     async with await any_backend.create(SandboxSpec(Limits(memory=100 * MiB))) as sandbox:
         result = await sandbox.exec(["python3", "-c", hogs])
-        assert result.stdout != b"5\n"
+        assert result.stdout in (b"", b"0\n", b"1\n", b"2\n", b"3\n", b"4\n")  # or all of it was killed
         assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
 
 
