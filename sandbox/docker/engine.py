@@ -36,13 +36,13 @@ Client = Any
 UNIX = "unix://"
 USUAL = f"{UNIX}/var/run/docker.sock"
 THREADS = 16
-DEADLINE = 60.0
+DEADLINE = 120.0
 """Seconds for one request to the Engine."""
 ENDING = 10.0
 """Seconds for a container to end by itself."""
 LATE = 10
 """Seconds after a container's end in which the Engine may tell what led to it."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds to wait for a container that the Engine does not remove at once."""
 EXTRA = "pip install 'turnwise[docker]'"
 REMEDY = "start one, or podman's socket, and let DOCKER_HOST name it"

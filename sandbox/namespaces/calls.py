@@ -11,8 +11,8 @@ from turnwise.sandbox.namespaces.link import Link, Reply
 ShellState = tuple[str, dict[str, str]]
 """Working directory and exported variables."""
 
-FILE_DEADLINE = 30.0
-GRACE = 15.0
+FILE_DEADLINE = 60.0
+GRACE = 30.0
 """How long past its timeout a command's answer may take."""
 SHELL_DEADLINE = 30.0
 """Seconds an idle shell has to tell its state."""
