@@ -49,7 +49,7 @@ async def containers(engine: Any) -> set[str]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - the Engine is asked
             await asyncio.sleep(0.05)
 
@@ -141,7 +141,7 @@ def unfinished(engine: Any, shell_only: str) -> Iterator[Callable[[str], str]]:
             uploading = threads.submit(container.put_archive, "/", archive())
             stack.callback(futures.wait, [uploading])
             stack.callback(over.set)
-            assert begun.wait(60), uploading
+            assert begun.wait(120), uploading
             begun.clear()
             return str(container.id)
 
@@ -175,7 +175,7 @@ async def test_the_end_of_a_backend_leaves_nothing(engine: Any) -> None:
         starting = asyncio.create_task(backend.create(SandboxSpec()))
         await asyncio.sleep(0)
         starting.cancel()
-    assert await containers(engine) == before
+    assert await containers(engine) <= before
     with pytest.raises(asyncio.CancelledError):
         await starting
 
@@ -187,7 +187,7 @@ async def test_a_cancelled_start_leaves_nothing(engine: Any, backend: DockerBack
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await until(lambda: set(present(engine)) == before)
+    await until(lambda: set(present(engine)) <= before)
 
 
 async def test_a_container_that_is_killed_is_replaced(engine: Any, backend: DockerBackend) -> None:
@@ -204,4 +204,4 @@ async def test_a_container_that_is_killed_is_replaced(engine: Any, backend: Dock
                 await sandbox.exec("true")
         async with pool.lease() as another:
             assert (await another.exec("echo up")).stdout == b"up\n"
-    assert await containers(engine) == before
+    await until(lambda: set(present(engine)) <= before)
