@@ -22,6 +22,7 @@ from turnwise.sandbox.contract import (
     SandboxDied,
     SandboxError,
     SandboxSpec,
+    ShellSilent,
     Snapshot,
     UserUnsupported,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "SandboxDied",
     "SandboxError",
     "SandboxSpec",
+    "ShellSilent",
     "Snapshot",
     "UserUnsupported",
     "backend",

@@ -45,6 +45,10 @@ class SandboxDied(SandboxError):
     """The sandbox is gone (killed, closed or its backend ended); every later call raises this."""
 
 
+class ShellSilent(SandboxError):
+    """The persistent shell did not tell its state, which a snapshot would have lost; the sandbox lives on."""
+
+
 class BackendUnavailable(SandboxError):
     """This machine cannot run the backend; the message names the reason and the remedy."""
 
@@ -231,7 +235,10 @@ class Sandbox(ABC):
 
     @abstractmethod
     async def snapshot(self) -> Snapshot:
-        """Freeze the files as they are. Running processes end (see :class:`Snapshot`)."""
+        """Freeze the files as they are. Running processes end (see :class:`Snapshot`).
+
+        Raises :class:`ShellSilent`, and ends them all the same, when an idle shell does not tell its state.
+        """
 
     @abstractmethod
     async def restore(self, snapshot: Snapshot) -> None:

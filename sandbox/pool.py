@@ -22,7 +22,7 @@ from turnwise.sandbox.contract import Backend, Sandbox, SandboxDied, SandboxErro
 
 logger = logging.getLogger(__name__)
 
-RENEWAL_DEADLINE = 60.0
+RENEWAL_DEADLINE = 300.0
 """Seconds to create, recycle or close one sandbox; beyond them it counts as dead."""
 
 

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 work=$1 root=$1/root
 shift
 
-mmdebstrap --quiet --variant=minbase trixie "$root" \
+mmdebstrap --quiet --aptopt='Acquire::Retries "5"' --variant=minbase trixie "$root" \
     --include=linux-image-cloud-amd64,initramfs-tools,python3,git,adduser,iproute2,procps,kmod
 mkdir "$root/checkout"
 tar --exclude=./.venv --exclude=./.git --exclude=./runs --exclude='*_cache' -c . | tar -x -C "$root/checkout"
@@ -41,7 +41,7 @@ END
 chmod 755 "$root/init"
 truncate -s 4G "$work/disk"
 mke2fs -q -t ext4 -d "$root" "$work/disk"
-timeout 1200 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -display none -nic none -no-reboot \
+timeout 3600 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -display none -nic none -no-reboot \
     -kernel "$root"/boot/vmlinuz-* -initrd "$root"/boot/initrd.img-* \
     -append "console=ttyS0 root=/dev/vda rw init=/init loglevel=1 panic=-1" \
     -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" \

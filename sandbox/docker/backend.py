@@ -36,7 +36,7 @@ from turnwise.sandbox.namespaces.link import Link
 
 logger = logging.getLogger(__name__)
 
-READY_DEADLINE = 30.0
+READY_DEADLINE = 60.0
 SWEEP_EVERY = 30.0
 """Seconds between looks at what owners that ended have left."""
 OWN = ("/workspace", TOOLING)

@@ -23,6 +23,7 @@ from turnwise.sandbox.contract import BackendUnavailable, Resource, SandboxError
 from turnwise.sandbox.docker import lease
 from turnwise.sandbox.docker.runtimes import Kernel
 from turnwise.sandbox.docker.wire import plain
+from turnwise.sandbox.namespaces.jobs import KILLED
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ Client = Any
 UNIX = "unix://"
 USUAL = f"{UNIX}/var/run/docker.sock"
 THREADS = 16
-DEADLINE = 60.0
+DEADLINE = 120.0
 """Seconds for one request to the Engine."""
 ENDING = 10.0
 """Seconds for a container to end by itself."""
-PATIENCE = 30.0
+LATE = 10
+"""Seconds after a container's end in which the Engine may tell what led to it."""
+PATIENCE = 60.0
 """Seconds to wait for a container that the Engine does not remove at once."""
 EXTRA = "pip install 'turnwise[docker]'"
 REMEDY = "start one, or podman's socket, and let DOCKER_HOST name it"
@@ -192,11 +195,20 @@ def _left(client: Client, found: Mapping[str, Any], holder: str) -> bool:
 
 
 def overstepped(client: Client, name: str, kernel: Kernel) -> Resource | None:
-    """The bound that ended a container which just ends, if one did: the agent's doing."""
-    client.wait(name, timeout=ENDING)  # the Engine hears of it after who is attached
+    """The bound that ended a container which just ends, if one did: the agent's doing.
+
+    Memory did where it ran out and processes were killed that nobody had the Engine kill. An Engine that is
+    busy tells that late, or has forgotten its news of it: it keeps the last few hundred.
+    """
+    client.wait(name, timeout=DEADLINE)  # the Engine hears of it after who is attached
     state = client.inspect_container(name)["State"]
-    ended = int(lease.moment(state["FinishedAt"]).timestamp())
-    filters = {"container": [name], "event": ["oom"]}
-    if any(True for _ in client.events(since=ended - 2, until=ended + 2, filters=filters)):
-        return "memory"
-    return "processes" if state["ExitCode"] == kernel.out_of_threads else None
+    if state["ExitCode"] == kernel.out_of_threads:
+        return "processes"
+    if state["ExitCode"] != KILLED:
+        return None
+    ran_out = state["OOMKilled"]
+    since, ended = (int(lease.moment(state[at]).timestamp()) for at in ("StartedAt", "FinishedAt"))
+    filters = {"container": [name], "event": ["kill"] if ran_out else ["kill", "oom"]}
+    news = client.events(since, ended + (1 if ran_out else LATE), filters, decode=True)
+    first = next((told["Action"] for told in news), "oom" if ran_out else None)
+    return "memory" if first == "oom" else None

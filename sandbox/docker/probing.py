@@ -8,7 +8,8 @@ from turnwise.sandbox.contract import BackendUnavailable, Probe
 from turnwise.sandbox.docker import runtimes
 from turnwise.sandbox.docker.engine import connect, failures, told
 
-DEADLINE = 3.0
+DEADLINE = 30.0
+"""Seconds for an answer: an Engine that listens is there, however slow its machine is now."""
 ALWAYS_LOST = (
     "a view of the agent's own processes only (it can see the resident's, not reach them)",
     "user ids of its own for each sandbox",
@@ -23,10 +24,7 @@ _LIMITS = {
 
 
 def ask() -> dict[str, Any]:
-    """What the Engine that the environment names says of itself, within a short deadline.
-
-    Raises :class:`BackendUnavailable`.
-    """
+    """What the Engine that the environment names says of itself. Raises :class:`BackendUnavailable`."""
     client = connect(DEADLINE)
     try:
         found: dict[str, Any] = client.info()

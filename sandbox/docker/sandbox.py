@@ -107,16 +107,14 @@ class DockerSandbox(ResidentSandbox):
 
     # ------------------------------------------------------------ beyond one request
     async def snapshot(self) -> Snapshot:
-        quiet = await self._ask("quiesce")
-        state = quiet.head["state"]
-        self._shell_state = None if state is None else (state[0], state[1])
+        ended = await self._quiesce()
         frozen = Frozen(self._shell_state)
         try:
             reply = await self._ask("pack", timeout=ARCHIVE_DEADLINE, sink=frozen.add)
         except BaseException:
             frozen.release()
             raise
-        return self._backend.remember(frozen, self.spec, reply.head["size"], quiet.head["processes"])
+        return self._backend.remember(frozen, self.spec, reply.head["size"], ended)
 
     async def expose(self, endpoint: Path, path: str) -> None:
         path = absolute(path)

@@ -14,6 +14,7 @@ from turnwise.sandbox.images.errors import ImageError
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?")
 _DEADLINE = 3600.0
+_RETRIES = '--aptopt=Acquire::Retries "5"'
 _MISSING = "images: mmdebstrap is not installed; as root: apt-get install mmdebstrap"
 
 
@@ -39,6 +40,7 @@ class Apt:
             raise ImageError(_MISSING)
         suite, sources = _release()
         command = ["mmdebstrap", "--variant=minbase", "--format=tar", f"--include={','.join(self.packages)}"]
+        command.append(_RETRIES)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         if os.geteuid() == 0:  # without root other ids must be able to come there
             environment["TMPDIR"] = str(scratch)

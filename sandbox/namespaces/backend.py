@@ -42,7 +42,7 @@ Defence = Literal[
 ]
 """One protection of the resident or the host, as tests take it away."""
 
-START_DEADLINE = 20.0
+START_DEADLINE = 60.0
 REQUEST_DEADLINE = 60.0
 
 

@@ -83,9 +83,7 @@ class NamespacesSandbox(ResidentSandbox):
 
     # ------------------------------------------------------------ episodes
     async def snapshot(self) -> Snapshot:
-        quiet = await self._ask("quiesce")
-        state = quiet.head["state"]
-        self._shell_state = None if state is None else (state[0], state[1])
+        ended = await self._quiesce()
         name = self._backend.new_name("snapshot")
         try:
             reply = await self.replace("snapshot", snapshot=name)
@@ -94,7 +92,7 @@ class NamespacesSandbox(ResidentSandbox):
             raise
         self._backend.remember(name, self._shell_state)
         await self._expose_again()
-        return Snapshot(name, self._backend.name, self.spec, reply.head["size"], quiet.head["processes"])
+        return Snapshot(name, self._backend.name, self.spec, reply.head["size"], ended)
 
     async def restore(self, snapshot: Snapshot) -> None:
         state = self._backend.recall(snapshot)

@@ -11,9 +11,11 @@ from turnwise.sandbox.namespaces.link import Link, Reply
 ShellState = tuple[str, dict[str, str]]
 """Working directory and exported variables."""
 
-FILE_DEADLINE = 30.0
-GRACE = 15.0
+FILE_DEADLINE = 60.0
+GRACE = 30.0
 """How long past its timeout a command's answer may take."""
+SHELL_DEADLINE = 30.0
+"""Seconds an idle shell has to tell its state."""
 PROXY_PORT = 3128
 """Of the sandbox's own loopback."""
 
@@ -64,6 +66,16 @@ class ResidentSandbox(Sandbox):
             "shell", timeout=timeout + GRACE, command=command, state=self._shell_state, seconds=timeout
         )
         return _result(reply)
+
+    async def _quiesce(self) -> int:
+        """End the agent's processes, and have the next shell start where this one is; how many there were.
+
+        Raises :class:`ShellSilent`.
+        """
+        reply = await self._ask("quiesce", timeout=SHELL_DEADLINE + GRACE, seconds=SHELL_DEADLINE)
+        state = reply.head["state"]
+        self._shell_state = None if state is None else (state[0], state[1])
+        return int(reply.head["processes"])
 
     # ------------------------------------------------------------ files
     async def read(self, path: str, *, offset: int = 0, limit: int = 16 * MiB) -> bytes:

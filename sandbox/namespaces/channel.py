@@ -102,6 +102,10 @@ class LimitError(Exception):
         self.resource = resource
 
 
+class ShellError(Exception):
+    """The far side's form of :class:`turnwise.sandbox.contract.ShellSilent`."""
+
+
 class UserError(Exception):
     """The far side's form of :class:`turnwise.sandbox.contract.UserUnsupported`."""
 

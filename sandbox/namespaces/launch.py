@@ -12,7 +12,7 @@ from turnwise.sandbox.namespaces import channel
 from turnwise.sandbox.namespaces.channel import Head
 
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
-_END_DEADLINE = 20.0
+_END_DEADLINE = 60.0
 
 
 def launch(config: Head) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -18,9 +18,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from turnwise.sandbox.contract import LimitExceeded, SandboxDied, SandboxError, UserUnsupported
+from turnwise.sandbox.contract import (
+    LimitExceeded,
+    SandboxDied,
+    SandboxError,
+    ShellSilent,
+    UserUnsupported,
+)
 from turnwise.sandbox.namespaces import channel
 from turnwise.sandbox.namespaces.channel import Head
+
+KNOWN: dict[str, type[Exception]] = {
+    "ValueError": ValueError,
+    "RuntimeError": RuntimeError,
+    "UserError": UserUnsupported,
+    "ShellError": ShellSilent,
+}
+"""What the far side's errors are here, by the names of their classes."""
 
 
 class Reply(NamedTuple):
@@ -38,8 +52,7 @@ def raised(error: Head) -> Exception:
         return OSError(error["errno"], message, error["path"])
     if kind == "limit":
         return LimitExceeded(error["resource"], message)
-    known = {"ValueError": ValueError, "RuntimeError": RuntimeError, "UserError": UserUnsupported}
-    return known[kind](message) if kind in known else SandboxError(f"{kind}: {message}")
+    return KNOWN[kind](message) if kind in KNOWN else SandboxError(f"{kind}: {message}")
 
 
 class Link:

@@ -12,7 +12,7 @@ from turnwise.sandbox.namespaces import channel
 from turnwise.sandbox.namespaces.channel import Head
 from turnwise.sandbox.namespaces.launch import launch, wait
 
-_DEADLINE = 20.0
+_DEADLINE = 60.0
 _NAMESPACES = (
     "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 "
     "kernel.apparmor_restrict_unprivileged_userns=0), or run as root; start a container --privileged"

@@ -187,8 +187,13 @@ class Resident:
 
     def _quiesce(self, head: Head, body: bytes) -> Answer:
         """What a snapshot needs before: the shell's state, if it is idle, and no processes."""
-        state = None if self._shell is None or self._shell.busy else self._shell.state()
-        return {"state": state, "processes": self._end_processes()}, b""
+        state = None
+        try:
+            if self._shell is not None and not self._shell.busy:
+                state = self._shell.state(head["seconds"])
+        finally:
+            ended = self._end_processes()
+        return {"state": state, "processes": ended}, b""
 
     def _ended_first(self, operation: Callable[[Head, bytes], Answer]) -> Callable[[Head, bytes], Answer]:
         def run(head: Head, body: bytes) -> Answer:

@@ -17,6 +17,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 
+from turnwise.sandbox.namespaces.channel import ShellError
 from turnwise.sandbox.namespaces.jobs import Ended, Job, Stream
 from turnwise.sandbox.namespaces.process import Launcher
 
@@ -29,7 +30,6 @@ _RUN = {
     "/bin/bash": 'IFS= read -r -d "" __script </proc/self/fd/5; eval "$__script" 3<&- 4>&- 5<&-',
     "/bin/sh": ". /proc/self/fd/5 3<&- 4>&-",
 }
-STATE_DEADLINE = 2.0
 
 Exhausted = Callable[[], str | None]
 """Tells the resource that ran out since it was asked last, if one did."""
@@ -108,18 +108,25 @@ class Shell:
             self._token = ""
             self.job.finish(status, self._exhausted())
 
-    def state(self) -> tuple[str, dict[str, str]] | None:
-        """Working directory and exported variables of an idle shell; None when it does not tell."""
+    def state(self, seconds: float) -> tuple[str, dict[str, str]] | None:
+        """Working directory and exported variables of an idle shell; None of one that has ended.
+
+        Raises :class:`ShellError` when it does not tell them, or not in so many seconds.
+        """
         self._write(b"")
         self._tell("state")
         waiting = select.poll()
         waiting.register(self._statuses, select.POLLIN)
-        end = time.monotonic() + STATE_DEADLINE
+        end = time.monotonic() + seconds
         status = None
         while status is None and (left := end - time.monotonic()) > 0 and waiting.poll(1000 * left):
             status = self._status()
-        if status != 0:
+        if status == -1:
             return None
+        if status is None:
+            raise ShellError(f"the shell did not tell its directory and variables in {seconds:g} s")
+        if status != 0:
+            raise ShellError(f"the shell could not tell its directory and variables (status {status})")
         *variables, cwd = os.fsdecode(os.pread(self._script, 1 << 22, 0)).split("\0")
         if len(variables) == 1 and variables[0].startswith("export "):  # where there is no env
             variables = shlex.split(variables[0])

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from turnwise.sandbox import Backend, Probe, Sandbox, SandboxSpec
+from turnwise.sandbox import Backend, ExecResult, Probe, Sandbox, SandboxSpec
 from turnwise.sandbox.backends import load
 
 ASKED = os.environ.get("TURNWISE_TEST_BACKENDS", "").split()
@@ -53,6 +53,20 @@ def overlays() -> list[str]:
     """The overlays that the namespaces backend has mounted where this process sees them; no Engine's."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return [line for line in lines if line.startswith("none ") and " overlay " in line]
+
+
+async def with_time(
+    run: Callable[[float], Awaitable[ExecResult]], enough: Callable[[ExecResult], object]
+) -> ExecResult:
+    """The first result that came far enough, of runs that each have a longer timeout than the one before.
+
+    For what has to happen before a timeout: when it does depends on the machine.
+    """
+    for timeout in (1.0, 5.0):
+        result = await run(timeout)
+        if enough(result):
+            return result
+    return await run(30.0)
 
 
 async def cancelled(work: Coroutine[object, object, object], cycles: int) -> None:

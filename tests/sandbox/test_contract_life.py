@@ -168,6 +168,13 @@ async def test_a_shell_goes_on_where_it_was(any_backend: Backend, sandbox: Sandb
     assert (await sandbox.shell(look)).stdout == expected
 
 
+async def test_a_slow_shell_goes_on_where_it_was_too(any_backend: Backend, sandbox: Sandbox) -> None:
+    await sandbox.shell("mkdir -p here; cd here; export NAME=kept; trap 'sleep 0.7' DEBUG")
+    snapshot = await sandbox.snapshot()
+    async with await any_backend.fork(snapshot) as fork:
+        assert (await fork.shell('echo "${PWD##*/} $NAME"')).stdout == b"here kept\n"
+
+
 async def test_restoring_undoes(any_backend: Backend, sandbox: Sandbox) -> None:
     await sandbox.write_tree({"kept": b"old", "doomed": b"back"})
     snapshot = await sandbox.snapshot()

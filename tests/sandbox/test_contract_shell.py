@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.sandbox.conftest import with_time
 from turnwise.sandbox import Backend, ExecResult, Limits, Sandbox, SandboxSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -57,7 +58,7 @@ async def test_what_waits_for_input_gets_none(sandbox: Sandbox) -> None:
 
 async def test_a_background_job_lives_from_call_to_call(sandbox: Sandbox) -> None:
     await sandbox.shell("mkfifo pipe; (cat pipe > got; echo done > finished) &")
-    result = await sandbox.shell("echo message > pipe; wait; cat got finished", timeout=30)
+    result = await sandbox.shell("echo message > pipe; wait; cat got finished")
     assert result.stdout == b"message\ndone\n"
 
 
@@ -79,8 +80,11 @@ async def test_one_command_at_a_time(sandbox: Sandbox) -> None:
 
 
 async def test_a_timeout_ends_the_shell_and_its_jobs(sandbox: Sandbox) -> None:
-    await sandbox.shell("kept=1; sleep 1000 & echo $! > pid")
-    result = await sandbox.shell("echo early; sleep 1000", timeout=1.0)
+    async def run(seconds: float) -> ExecResult:
+        await sandbox.shell("kept=1; sleep 1000 & echo $! > pid")
+        return await sandbox.shell("echo early; sleep 1000", timeout=seconds)
+
+    result = await with_time(run, lambda result: result.stdout)
     assert result == ExecResult(137, b"early\n", b"", timed_out=True)
     result = await sandbox.shell("echo _$kept; kill -0 $(cat pid) 2>/dev/null || echo gone")
     assert result.stdout == b"_\ngone\n"

@@ -81,8 +81,8 @@ def groups(janitor: int) -> set[str]:
 
 
 async def happens(condition: Callable[[], bool]) -> bool:
-    """Whether it does so in half a minute."""
-    for _ in range(1000):
+    """Whether it does so in a minute or more."""
+    for _ in range(2000):
         if condition():
             return True
         await asyncio.sleep(0.03)
@@ -179,7 +179,7 @@ async def test_the_end_of_the_hub_is_told_at_once(backend: NamespacesBackend, vi
     for pid in named(victim, os.getpid()):
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(SandboxDied):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 60)
     with pytest.raises(SandboxDied):
         await sandbox.read("begun")
     with pytest.raises(SandboxDied):
@@ -197,7 +197,7 @@ async def test_the_end_of_a_resident_is_told_and_recycling_mends_it(backend: Nam
     busy = [parent(pid) for pid in residents if parent(pid) != hub]  # of the one exec-init there is
     os.kill(busy[0], signal.SIGKILL)
     with pytest.raises(SandboxDied):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 60)
     with pytest.raises(SandboxDied):
         await sandbox.list("/workspace")
     assert await other.read("file") == b"kept"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from turnwise.sandbox import LimitExceeded, Limits, MiB, Sandbox, SandboxSpec, Snapshot
-from turnwise.sandbox.namespaces import NamespacesBackend
+from turnwise.sandbox import LimitExceeded, Limits, MiB, Sandbox, SandboxSpec, ShellSilent, Snapshot
+from turnwise.sandbox.namespaces import NamespacesBackend, calls
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -138,6 +138,21 @@ async def test_many_forks_at_once(backend: NamespacesBackend) -> None:
         await asyncio.gather(*(fork.write("mine", b"%d" % n) for n, fork in enumerate(forks)))
         assert await asyncio.gather(*(fork.read("mine") for fork in forks)) == [b"%d" % n for n in range(20)]
         await asyncio.gather(*(fork.close() for fork in forks))
+
+
+async def test_a_shell_that_does_not_tell_where_it_is_fails_the_snapshot_and_no_more(
+    backend: NamespacesBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "SHELL_DEADLINE", 0.1)
+    async with await backend.create(SPEC) as sandbox:
+        await sandbox.shell("cd /tmp; trap 'while [ -e /tmp/silent ]; do sleep 0.01; done' DEBUG")
+        await sandbox.write("/tmp/silent", b"")
+        with pytest.raises(ShellSilent, match=r"directory and variables in 0\.1 s"):
+            await sandbox.snapshot()
+        await sandbox.delete("/tmp/silent")
+        assert (await sandbox.shell("pwd")).stdout == b"/workspace\n"
+        monkeypatch.undo()
+        await sandbox.snapshot()
 
 
 async def test_an_exposed_endpoint_stays_through_snapshot_and_restore(backend: NamespacesBackend) -> None:

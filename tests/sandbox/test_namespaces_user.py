@@ -35,7 +35,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 
@@ -56,7 +56,7 @@ def test_where_namespaces_are_forbidden_the_process_backend_is_chosen_and_both_a
         env={**os.environ, "DOCKER_HOST": "unix:///absent"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert result.stdout == "process\n", result.stderr

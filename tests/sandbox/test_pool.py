@@ -33,7 +33,7 @@ async def backend() -> AsyncIterator[ProcessBackend]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the pool work in the background until something holds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the pool has no event for what it does unasked
             await asyncio.sleep(0.005)
 
@@ -181,7 +181,7 @@ async def test_whatever_is_cancelled_when_nothing_is_lost(backend: ProcessBacken
                 chance.choice(tasks).cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results)
-        leases = [await pool.acquire(deadline=30) for _ in range(3)]
+        leases = [await pool.acquire(deadline=60) for _ in range(3)]
         assert len(set(leases)) == 3
         for sandbox in leases:
             await pool.release(sandbox)
@@ -226,7 +226,7 @@ async def test_who_waits_learns_why_no_sandbox_can_be_made() -> None:
     async with Exhausted().running() as backend, Pool(backend, SPEC, size=2, spares=1) as pool:
         for _ in range(3):
             with pytest.raises(SandboxError, match="no space left"):
-                await pool.acquire(deadline=30)
+                await pool.acquire(deadline=60)
 
 
 @pytest.mark.parametrize(("size", "spares"), [(0, 0), (2, 3), (1, -1)])

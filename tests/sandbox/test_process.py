@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -43,19 +44,29 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ado
 async def until_free(lock: Path) -> None:
     """Wait until nobody holds a lock any more."""
     with lock.open() as file:
-        await asyncio.wait_for(asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX), 30)
+        await asyncio.wait_for(asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX), 60)
 
 
 async def until_held(lock: Path, holders: int) -> None:
     """Wait until so many have a lock."""
 
     def watch() -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while lock.stat().st_size < holders:
             assert time.monotonic() < end
             time.sleep(0.01)
 
     await asyncio.to_thread(watch)
+
+
+async def until_opened(pipe: str) -> None:
+    """Open a pipe and close it, once somebody waits to read it."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(OSError):
+                os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+                return
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -173,10 +184,26 @@ async def test_killing_the_init_of_a_command_kills_the_command(
     lock.touch()
     await sandbox.write("holder.py", HOLDER.encode())
     script = f"python3 holder.py {lock} & until [ -s {lock} ]; do sleep 0.01; done; kill -9 $PPID; sleep 1000"
-    result = await sandbox.exec(script, timeout=30)
+    result = await sandbox.exec(script)
     assert (result.exit_code, result.timed_out) == (137, False)
     await until_free(lock)
     assert (await sandbox.exec("echo alive")).stdout == b"alive\n"
+
+
+SLOW = """
+import os, sys
+from turnwise.sandbox.process.keeper import commands
+commands.PATIENCE = 0.0
+script = "for n in 1 2 3; do sleep 1000 & done; exit 7"
+outrun = lambda: print("outrun", flush=True)
+print(*commands.init(lambda: commands.execute(["sh", "-c", script], os.environ, "/", {}), outrun))
+"""
+
+
+@linux
+async def test_a_command_that_ends_slowly_is_not_taken_for_one_that_forks_faster_than_it_is_killed() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SLOW, stdout=PIPE)
+    assert (await process.communicate())[0] == b"7 3\n"
 
 
 @linux
@@ -241,8 +268,8 @@ async def test_when_the_owner_is_killed_nothing_is_left(tmp_path: Path, kind: st
     await until_held(lock, 4)
     owner.kill()
     await until_free(lock)
-    await asyncio.wait_for(owner.communicate(), 30)  # the keeper, who has its streams too, has ended
+    await asyncio.wait_for(owner.communicate(), 60)  # the keeper, who has its streams too, has ended
     assert os.path.isabs(directory)
     assert not await asyncio.to_thread(os.path.exists, directory)
     if kind == "forking":  # its fork lived till now
-        os.close(os.open(f"{lock}.end", os.O_WRONLY | os.O_NONBLOCK))
+        await until_opened(f"{lock}.end")

@@ -89,9 +89,11 @@ class Launcher(process.Launcher):
     def _end_marked(self, mark: int) -> None:
         """Kill every process that has a group. A round that finds none has missed none: what a process
         begins is there before that process is gone."""
+        seen: set[int] = set()
         patience = time.monotonic() + commands.PATIENCE
         while marked := [pid for pid in process.processes() if mark in _groups(pid)]:
-            if time.monotonic() > patience:
+            seen.update(marked)
+            if len(seen) > commands.MANY and time.monotonic() > patience:
                 self.end_agent()
             for pid in marked:
                 commands.kill(pid, signal.SIGKILL)

@@ -15,7 +15,9 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KILLED = 128 + signal.SIGKILL
 PATIENCE = 1.0
-"""Seconds to kill all that a command started, one generation after the other."""
+MANY = 1000
+"""Seconds to kill all that a command started, one generation after the other, and the processes that may be:
+what goes on beyond both forks faster than it is killed; of the seconds alone the machine may need more."""
 SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 """A command meets none that is ignored: neither by Python, nor by what began us, as ``nohup`` does."""
 
@@ -78,14 +80,14 @@ def execute(
 def kill_all(group: int, outrun: Callable[[], None] = lambda: None) -> int:
     """Kill a process group and every descendant, and reap them; returns how many there were.
 
-    ``outrun`` is called when that takes long: something forks faster than it is killed.
+    ``outrun`` is called when something forks faster than it is killed.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)  # at once for all: a fork bomb cannot outrun it
     ended, patience = 0, time.monotonic() + PATIENCE
     with contextlib.suppress(ChildProcessError):
         while True:
-            if time.monotonic() > patience:
+            if ended > MANY and time.monotonic() > patience:
                 outrun()
             if not os.waitpid(-1, os.WNOHANG)[0]:
                 for child in children():

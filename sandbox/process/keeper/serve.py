@@ -29,7 +29,7 @@ from turnwise.sandbox.process.keeper.trees import attempt, remove, search
 HEADER = struct.Struct(">II")
 """A frame is the lengths of its JSON head and of its body, the head, the body."""
 
-LAST_WORDS = 5.0
+LAST_WORDS = 30.0
 """Seconds that commands get to end when the owner is gone."""
 
 WATCH = 1.0

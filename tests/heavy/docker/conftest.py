@@ -21,7 +21,7 @@ from turnwise.sandbox.docker import DockerBackend, closure
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
     """The docker package's own client, to look at what is there."""
-    client = importlib.import_module("docker").from_env()
+    client = importlib.import_module("docker").from_env(timeout=300)
     yield client
     client.close()
 

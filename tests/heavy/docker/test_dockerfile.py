@@ -37,7 +37,7 @@ def context(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_the_engine() -> tuple[set[str], set[str]]:
     """Its images and containers."""
-    client = importlib.import_module("docker").from_env()
+    client = importlib.import_module("docker").from_env(timeout=300)
     try:
         images, containers = client.images.list(all=True), client.containers.list(all=True)
         return {image.id for image in images}, {container.id for container in containers}
@@ -51,7 +51,7 @@ async def test_what_it_makes_runs_and_the_engine_keeps_nothing(store: Store, con
     image = await asyncio.to_thread(store.build, "made", Dockerfile(context / "Recipe"))
     assert image.source.startswith("Recipe in ")
     images, containers = await asyncio.to_thread(in_the_engine)
-    assert (images - before[0], containers) == (set(), before[1])
+    assert (images - before[0], containers - before[1]) == (set(), set())
     root = await asyncio.to_thread(store.find, "made")
     spec = SandboxSpec(root=root)
     async with NamespacesBackend().running() as backend, await backend.create(spec) as sandbox:
@@ -77,5 +77,5 @@ def test_what_the_engine_refuses_is_told_in_one_line(
     with pytest.raises(ImageError, match=words) as refusal:
         store.build("wrong", Dockerfile(context / "Wrong"))
     assert "\n" not in str(refusal.value)
-    assert in_the_engine()[1] == before
+    assert in_the_engine()[1] <= before
     assert "wrong" not in {image.name for image in store.images()}

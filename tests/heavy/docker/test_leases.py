@@ -11,11 +11,13 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from turnwise.sandbox import Pool, Sandbox, SandboxDied, SandboxError, SandboxSpec
+from turnwise.sandbox import MiB, Pool, Sandbox, SandboxDied, SandboxError, SandboxSpec
 from turnwise.sandbox.docker import DockerBackend, lease
 from turnwise.sandbox.docker import backend as backend_module
 from turnwise.sandbox.docker import engine as engine_module
@@ -33,6 +35,7 @@ async def main():
         await boxes[0].exec("sleep 1000", timeout=1000)
 asyncio.run(main())
 """
+MORE_THAN_A_SOCKET_HOLDS = 16 * MiB
 
 
 def present(engine: Any) -> dict[str, str]:
@@ -46,7 +49,7 @@ async def containers(engine: Any) -> set[str]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - the Engine is asked
             await asyncio.sleep(0.05)
 
@@ -121,22 +124,24 @@ def unfinished(engine: Any, shell_only: str) -> Iterator[Callable[[str], str]]:
 
     def archive() -> Iterator[bytes]:
         entry = tarfile.TarInfo("file")
-        entry.size = 512
+        entry.size = MORE_THAN_A_SOCKET_HOLDS
         yield entry.tobuf()
-        begun.set()
-        over.wait(60)
-        yield bytes(512 * 3)
+        for _ in range(entry.size // MiB):
+            yield bytes(MiB)
+        begun.set()  # as the Engine has read of it, which it does when it holds the container
+        over.wait()
+        yield bytes(1024)
 
     with contextlib.ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor())
 
         def make(holder: str) -> str:
             container = engine.containers.create(shell_only, "none", labels={LABEL: holder})
             stack.callback(engine_module.remove, engine.api, container.id)
-            uploading = threading.Thread(target=container.put_archive, args=("/", archive()))
-            uploading.start()
-            stack.callback(uploading.join)
+            uploading = threads.submit(container.put_archive, "/", archive())
+            stack.callback(futures.wait, [uploading])
             stack.callback(over.set)
-            assert begun.wait(60)
+            assert begun.wait(120), uploading
             begun.clear()
             return str(container.id)
 
@@ -152,12 +157,13 @@ async def test_a_container_that_hangs_stops_no_owner(
     living = await asyncio.to_thread(unfinished, lease.new())
     at_another_time = re.sub(r"/(\w+)$", r"0/\1", lease.new())  # was started what had this process's id
     ended = await asyncio.to_thread(unfinished, at_another_time)
-    monkeypatch.setattr(engine_module, "DEADLINE", 3.0)
+    monkeypatch.setattr(engine_module, "DEADLINE", 20.0)
     async with DockerBackend().running() as backend, await backend.create(SandboxSpec()) as box:
         assert (await box.exec("echo on")).stdout == b"on\n"
     assert {living, ended} <= await containers(engine)
-    (told,) = (text for text in caplog.messages if "is left to the next sweep" in text)
-    assert "Read timed out" in told
+    told = [text for text in caplog.messages if "is left to the next sweep" in text]
+    assert told
+    assert all("Read timed out" in text for text in told)
 
 
 async def test_the_end_of_a_backend_leaves_nothing(engine: Any) -> None:
@@ -169,7 +175,7 @@ async def test_the_end_of_a_backend_leaves_nothing(engine: Any) -> None:
         starting = asyncio.create_task(backend.create(SandboxSpec()))
         await asyncio.sleep(0)
         starting.cancel()
-    assert await containers(engine) == before
+    assert await containers(engine) <= before
     with pytest.raises(asyncio.CancelledError):
         await starting
 
@@ -181,7 +187,7 @@ async def test_a_cancelled_start_leaves_nothing(engine: Any, backend: DockerBack
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await until(lambda: set(present(engine)) == before)
+    await until(lambda: set(present(engine)) <= before)
 
 
 async def test_a_container_that_is_killed_is_replaced(engine: Any, backend: DockerBackend) -> None:
@@ -198,4 +204,4 @@ async def test_a_container_that_is_killed_is_replaced(engine: Any, backend: Dock
                 await sandbox.exec("true")
         async with pool.lease() as another:
             assert (await another.exec("echo up")).stdout == b"up\n"
-    assert await containers(engine) == before
+    await until(lambda: set(present(engine)) <= before)

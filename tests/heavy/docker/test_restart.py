@@ -52,7 +52,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not self._answers():
             assert self._process.poll() is None
             assert time.monotonic() < end
@@ -68,16 +68,16 @@ class Daemon:
         """Returns when it has ended."""
         assert self._process is not None
         self._process.send_signal(how)
-        self._process.wait(60)
+        self._process.wait(300)
 
     def containers(self) -> list[str]:
         """The states of those with a lease."""
-        with contextlib.closing(connect(10.0)) as client:
+        with contextlib.closing(connect(60.0)) as client:
             return [found["State"] for found in client.containers(all=True, filters={"label": LABEL})]
 
     def _answers(self) -> bool:
         try:
-            connect(10.0).close()
+            connect(60.0).close()
         except BackendUnavailable:
             return False
         return True

@@ -59,7 +59,7 @@ def look(environment: Mapping[str, str], *prefix: str) -> list[str]:
     """What is seen in a sandbox that stands on it."""
     command = [*prefix, sys.executable, "-B", "-c", LOOK]
     result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert result.returncode == 0, result.stderr
     seen: list[str] = json.loads(result.stdout)
@@ -84,7 +84,7 @@ def test_an_ordinary_user_whose_files_they_are_runs_on_it_too(environment: Mappi
 
 def test_it_is_what_was_built_and_nothing_else_is_left(environment: Mapping[str, str]) -> None:
     for command in (["show", "tools"], ["remove", "tools"]):
-        subprocess.run([*TURNWISE, "images", *command], env=environment, timeout=300, check=True)
+        subprocess.run([*TURNWISE, "images", *command], env=environment, timeout=1800, check=True)
     store = Path(environment["TURNWISE_IMAGES"])
     assert [path for name in ("building", "names", "roots") for path in (store / name).iterdir()] == []
 
@@ -93,7 +93,7 @@ def test_what_mmdebstrap_refuses_is_one_line_and_leaves_nothing(tmp_path: Path) 
     environment = {**os.environ, "TURNWISE_IMAGES": str(tmp_path)}
     command = [*TURNWISE, "images", "build", "tools", "--apt", "no-such-package-at-all"]
     result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+        command, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert result.returncode == 2
     assert result.stderr.startswith("error: images: mmdebstrap failed: ")

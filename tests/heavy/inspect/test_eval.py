@@ -28,7 +28,7 @@ def logs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def shell(command: str):
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         try:
-            state.store.set("printed", (await sandbox().exec(["sh", "-c", command], timeout=30)).stdout)
+            state.store.set("printed", (await sandbox().exec(["sh", "-c", command], timeout=60)).stdout)
         except OutputLimitExceededError as error:
             state.store.set("printed", f"more than {error.limit_str}")
         return state
@@ -76,7 +76,7 @@ def test_samples_are_solved_in_sandboxes_that_end_with_the_evaluation(environmen
     before = children()
     once = "test ! -e mark && touch mark && tr a-z A-Z <given"
     assert accuracy_of(run(environment, once, "A FILE OF THE SAMPLE")) == 1.0
-    assert children() == before
+    assert children() <= before
 
 
 def test_too_much_output_is_told() -> None:
