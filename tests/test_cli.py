@@ -391,7 +391,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
             assert process.stdout is not None
             assert "quickstart on tools/configdesk" in process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == 130

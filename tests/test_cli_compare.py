@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import offspring, until_ended
 from turnwise.agents.tokenizer import build_tokenizer
 from turnwise.cli import run
 
@@ -132,22 +133,6 @@ def test_another_command_into_the_folder_is_refused(place: Path, whole: tuple[in
     assert "'c' was begun with seeds = [0], not [0, 1]" in err
 
 
-def children(pid: int) -> list[int]:
-    """Every process below one."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
-    return found
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def until(condition: Any) -> None:
     for _ in range(6000):
         if condition():
@@ -170,11 +155,11 @@ def test_nothing_is_left_running(place: Path, number: signal.Signals) -> None:
         start_new_session=True,
     )
     until(lambda: any((place / folder / "warm").glob("*/config.yaml")))
-    below = children(process.pid)
+    below = offspring(process.pid)
     assert below
     os.killpg(process.pid, number) if number is signal.SIGINT else process.kill()
     out, err = process.communicate(timeout=300)
-    until(lambda: not any(map(running, below)))
+    until_ended(below)
     assert process.returncode == (130 if number is signal.SIGINT else -number)
     assert not any((place / folder / "warm").glob("*/summary.json"))
     if number is signal.SIGINT:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 
+from tests.processes import offspring, until_ended
 from turnwise.cli import run
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.types import CallAction, ToolCall
@@ -72,19 +72,6 @@ def recorded(file: Path) -> dict[str, list[dict[str, Any]]]:
     return episodes
 
 
-def alive(processes: set[int]) -> set[int]:
-    return {pid for pid in processes if Path(f"/proc/{pid}").exists()}
-
-
-def offspring(pid: int) -> set[int]:
-    """The processes below a process."""
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | offspring(child)
-    return found
-
-
 @asynccontextmanager
 async def served(
     *words: str, **environment: str
@@ -98,7 +85,7 @@ async def served(
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             line = (await process.stdout.readline()).decode()
             yield process, line, line.partition(" at ")[2].partition(",")[0]
     finally:
@@ -112,7 +99,7 @@ async def test_a_desk_is_solved_over_standard_input_and_output(mode: str, tmp_pa
     words = [*MAIN, DESK, "--seed", "4", "--backend", BACKEND, "--record", str(tmp_path / "turns")]
     server = StdioServerParameters(command=sys.executable, args=words, env=dict(os.environ))
     calls = await demonstration(seed=4)
-    async with asyncio.timeout(60), Client(server, mode=mode) as client:
+    async with asyncio.timeout(300), Client(server, mode=mode) as client:
         assert {tool.name for tool in (await client.list_tools()).tools} >= {call.name for call in calls}
         assert (await solve(client, calls)).endswith("The episode has ended (submitted).")
     (records,) = recorded(tmp_path / "turns").values()
@@ -130,16 +117,14 @@ async def test_a_signal_ends_it_and_its_sandboxes_while_it_waits_for_input(numbe
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         process.stdin.write(f"{json.dumps(INITIALIZE)}\n".encode())
         assert b"instructions" in await process.stdout.readline()
-        below = {os.pidfd_open(pid) for pid in offspring(process.pid)}
+        below = offspring(process.pid)
         assert below
         process.send_signal(number)
         assert await process.wait() == -number
-        for fd in below:
-            await asyncio.to_thread(select.select, [fd], [], [])
-            os.close(fd)
+        await asyncio.to_thread(until_ended, below)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -159,7 +144,7 @@ async def test_each_session_over_http_is_an_episode(mode: str, tmp_path: Path) -
             _, errors = await process.communicate()
     assert process.returncode == 0
     assert b"Traceback" not in errors
-    assert not alive(below)
+    await asyncio.to_thread(until_ended, below)
 
 
 async def test_over_http_only_callers_with_the_token_are_served() -> None:
@@ -234,6 +219,7 @@ def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 WITHOUT_MCP = """
 import sys
+from tests.processes import offspring, until_ended
 from turnwise.cli import run
 sys.modules["mcp"] = sys.modules["mcp_types"] = None
 print(run(["mcp", "tools/configdesk"]))

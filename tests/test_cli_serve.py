@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import offspring, until_ended
 from turnwise import connect
 from turnwise.cli import run
 from turnwise.envs.local import LocalEnvs
@@ -49,25 +50,12 @@ async def served(*words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process,
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             yield process, (await process.stdout.readline()).decode()
     finally:
         if process.returncode is None:
             process.kill()
         await process.communicate()
-
-
-def offspring(pid: int) -> set[int]:
-    """The processes below a process."""
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | offspring(child)
-    return found
-
-
-def alive(processes: set[int]) -> set[int]:
-    return {pid for pid in processes if Path(f"/proc/{pid}").exists()}
 
 
 async def demonstrate(seed: int) -> tuple[list[Action], list[Step]]:
@@ -107,7 +95,7 @@ async def test_a_desk_is_solved_on_a_server_which_leaves_nothing_when_stopped(nu
                 output, errors = await process.communicate()
         assert (process.returncode, output) == (0, b"")
         assert b"Error" not in errors
-        assert not alive(below)
+        await asyncio.to_thread(until_ended, below)
 
 
 async def test_what_was_acknowledged_before_a_kill_is_in_the_journal_and_comes_out_the_same(

@@ -43,7 +43,7 @@ def run(source: str, folder: Path, name: str = "example.md") -> subprocess.Compl
         cwd=folder,
         text=True,
         capture_output=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 

@@ -216,7 +216,7 @@ async def test_deterministic_rollouts_are_equal_to_the_bit_whatever_the_timing(
 
 
 async def test_a_wave_names_the_episode_that_does_not_come(model: PreTrainedModel) -> None:
-    async with asyncio.timeout(30), Engine(model, deterministic=True, lockstep_seconds=0.05) as engine:
+    async with asyncio.timeout(300), Engine(model, deterministic=True, lockstep_seconds=0.05) as engine:
         here, _absent = engine.open(key("here")), engine.open(key("absent"))
         with pytest.raises(TimeoutError, match=r"\['absent'\]"):
             await here.generate([1, 2], Sampling(), NO_STOP)
@@ -243,13 +243,13 @@ async def test_finish_says_what_ended_the_completion(model: PreTrainedModel) -> 
 
 
 async def test_more_sequences_than_slots_take_turns(model: PreTrainedModel) -> None:
-    async with asyncio.timeout(30), Engine(model, max_sequences=2) as engine:
+    async with asyncio.timeout(300), Engine(model, max_sequences=2) as engine:
         histories = await play_all(engine, list(range(7)))
     assert max(history.error(model) for history in histories) < 1e-4
 
 
 async def test_closing_cancels_and_frees_the_slot(model: PreTrainedModel) -> None:
-    async with asyncio.timeout(30), Engine(model, max_sequences=1) as engine:
+    async with asyncio.timeout(300), Engine(model, max_sequences=1) as engine:
         holder, waiter = engine.open(key("holder")), engine.open(key("waiter"))
         await holder.generate([1, 2], Sampling(max_tokens=2), NO_STOP)
         waiting = asyncio.create_task(waiter.generate([1], Sampling(max_tokens=2), NO_STOP))
@@ -269,7 +269,7 @@ async def test_closing_cancels_and_frees_the_slot(model: PreTrainedModel) -> Non
 
 
 async def test_a_cancelled_generate_gives_its_slot_back(model: PreTrainedModel) -> None:
-    async with asyncio.timeout(30), Engine(model, max_sequences=1) as engine:
+    async with asyncio.timeout(300), Engine(model, max_sequences=1) as engine:
         abandoned = engine.open(key("abandoned"))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
@@ -322,7 +322,7 @@ async def test_closing_the_engine_fails_what_is_pending(model: PreTrainedModel) 
         waiting = asyncio.create_task(waiter.generate([1], Sampling(), NO_STOP))
         await asyncio.sleep(0)
     with pytest.raises(EngineClosed):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             await waiting
     with pytest.raises(EngineClosed):
         await waiter.generate([1], Sampling(), NO_STOP)
@@ -333,7 +333,7 @@ async def test_closing_the_engine_fails_what_is_pending(model: PreTrainedModel) 
 
 async def test_a_failing_forward_reaches_every_caller(model: PreTrainedModel) -> None:
     norm: Any = model.model.norm
-    async with asyncio.timeout(30), Engine(model) as engine:
+    async with asyncio.timeout(300), Engine(model) as engine:
         healthy = norm.weight.data
         norm.weight.data = torch.ones(3)
         await engine.refresh()

@@ -102,7 +102,7 @@ async def run(policy: TorchPolicy, tasks: list[Task], seed: int = 0) -> list[Epi
     """Episodes, all at once."""
     keys = [EpisodeKey(f"e{i}", f"g{i}", seed * 1000 + i, order=i) for i in range(len(tasks))]
     spec = EnvSpec(name=Parrot.name)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(300), asyncio.TaskGroup() as group:
         running = [
             group.create_task(run_episode(OneEnv(), spec, task, policy, key))
             for task, key in zip(tasks, keys, strict=True)

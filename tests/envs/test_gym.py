@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
+from tests.processes import children
 from turnwise.envs.adapters.gym import ACTION_CHARS, TurnwiseEnv, Words, read_action
 from turnwise.envs.adapters.worker import Worker
 from turnwise.envs.errors import UsageError
@@ -50,12 +52,6 @@ async def demonstration(number: int) -> list[str]:
             calls.append(action.calls[0].model_dump_json())
             await session.step(action)
     return calls
-
-
-def children() -> set[str]:
-    return {
-        child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()
-    }
 
 
 @pytest.mark.parametrize("name", [DESK, f"{DESK}?level=3"])
@@ -150,13 +146,14 @@ def test_a_served_environment_is_as_a_local_one() -> None:
 
 
 def test_closing_leaves_nothing() -> None:
-    threads, processes = threading.active_count(), children()
+    threads, processes = {*threading.enumerate()}, children(os.getpid())
     env = TurnwiseEnv(PAD)
     env.reset()
-    assert threading.active_count() > threads
+    assert {*threading.enumerate()} - threads
     env.close()
     env.close()
-    assert (threading.active_count(), children()) == (threads, processes)
+    assert not {*threading.enumerate()} - threads
+    assert not children(os.getpid()) - processes
     with pytest.raises(ResetNeeded):
         env.step("words")
     with pytest.raises(ClosedEnvironmentError):
@@ -164,12 +161,13 @@ def test_closing_leaves_nothing() -> None:
 
 
 def test_one_that_was_forgotten_leaves_nothing() -> None:
-    threads, processes = threading.active_count(), children()
+    threads, processes = {*threading.enumerate()}, children(os.getpid())
     env = TurnwiseEnv(PAD)
     env.reset()
     del env
     gc.collect()
-    assert (threading.active_count(), children()) == (threads, processes)
+    assert not {*threading.enumerate()} - threads
+    assert not children(os.getpid()) - processes
 
 
 IN_A_LOOP = """

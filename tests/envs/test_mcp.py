@@ -214,7 +214,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_is_carried_out(
 
 async def test_the_sandbox_goes_with_the_session(opened: Open) -> None:
     for _ in range(3):  # there is one place
-        async with opened(PAD) as client, asyncio.timeout(60):
+        async with opened(PAD) as client, asyncio.timeout(300):
             assert words(await client.call_tool("write", {"line": "a"})) == ["ok"]
 
 

@@ -28,7 +28,7 @@ async def here() -> AsyncIterator[LocalEnvs]:
 @asynccontextmanager
 async def there() -> AsyncIterator[RemoteEnvs]:
     async with (
-        asyncio.timeout(25),
+        asyncio.timeout(300),
         EnvServer(["test/pad"], port=0, sessions=3, backend="process") as server,
         connect(server.url) as envs,
     ):

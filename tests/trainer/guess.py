@@ -8,6 +8,7 @@ says how the fork ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -163,7 +164,8 @@ def below(pid: int) -> list[list[int]]:
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
-            found += [[int(child), started(int(child))], *below(int(child))]
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                found += [[int(child), started(int(child))], *below(int(child))]
     return found
 
 

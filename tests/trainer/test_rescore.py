@@ -73,7 +73,11 @@ def train(lab: Lab, run: Path, recipe: Recipe, *steps: list[Episode]) -> None:
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart-gated", "quickstart-shaped"])
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_a_runs_own_recipe_gives_what_it_was_trained_with(
     lab: Lab, tmp_path: Path, name: str, data: st.DataObject

@@ -163,7 +163,7 @@ def test_the_summary_says_what_came_of_it(finished: Run) -> None:
     assert (summary.steps, summary.episodes, summary.stopped) == (4, 128, "finished")
     assert len(summary.task_set_hash) == 12
     assert summary.wall_seconds > final["wall_seconds"]
-    assert summary.cpu_seconds > final["cpu_seconds"]
+    assert summary.cpu_seconds >= final["cpu_seconds"]
     assert summary.peak_rss_mb > 50
 
 

@@ -57,9 +57,9 @@ async def test_failed_episodes_are_excluded_and_counted(guess: ModuleType, tmp_p
 
 
 async def test_too_many_failures_stop_the_run(guess: ModuleType, tmp_path: Path) -> None:
-    recipe = guess.recipe(env="test/guess?failing=0.3", guards={"excluded": 0.1})
+    recipe = guess.recipe(env="test/guess?failing=0.3", guards={"excluded": 0.02})
     run = await train(recipe, run=tmp_path / "a")
-    assert "(guards.excluded is 10%): SandboxDied: the machine failed" in run.summary.stopped
+    assert "(guards.excluded is 2%): SandboxDied: the machine failed" in run.summary.stopped
     assert run.summary.steps == 0
     assert rows(run.folder, "stop")[0]["reason"] == run.summary.stopped
     assert rows(run.folder, "final")

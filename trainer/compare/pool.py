@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -119,10 +120,10 @@ class _Pool:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(job, theirs), daemon=True)
-        with _starting():
+        with _one_thread(), _without_ctrl_c():
             process.start()
+            self.running[ours] = (job, process)
         theirs.close()
-        self.running[ours] = (job, process)
         self.listener.started(job)
 
     def hear(self) -> None:
@@ -176,20 +177,39 @@ def _reason(job: Job, code: int) -> str:
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
-    """Processes started in this block compute in one thread each, since more only get into each other's way,
-    and do not hear of Ctrl-C until they are ready for it."""
+def _one_thread() -> Iterator[None]:
+    """Processes started in this block compute in one thread each: more only get into each other's way."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Ctrl-C in this block is heard of at its end, and by processes started in it when they are ready for it.
+
+    The mask is for those processes. It does not keep the signal from this one, where another thread takes
+    it and the main thread hears of it.
+    """
+    heard: list[int] = []
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if listens else None
+    resource_tracker.ensure_running()  # it would start with the first process, and lift the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if listens:
+            signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 # ---------------------------------------------------------------- in the process

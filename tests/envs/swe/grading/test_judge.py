@@ -28,7 +28,7 @@ from turnwise.envs.swe.grading.judge.link import Bounds, Link, NotSplittable, Vi
 from turnwise.envs.swe.grading.judge.rebuilt import Exceptions
 from turnwise.envs.swe.grading.judge.session import Conversation, Session
 
-BOUNDS = Bounds(call_seconds=20.0, test_seconds=60.0, calls=100, message_bytes=1 << 20)
+BOUNDS = Bounds(call_seconds=120.0, test_seconds=300.0, calls=100, message_bytes=1 << 20)
 
 PACKAGE = """
     import enum
@@ -275,7 +275,7 @@ def scripted(reply: Callable[[int], bytes]) -> tuple[Conversation, list[str]]:
                 mine.sendall(reply(json.loads(request)["n"]))
 
     threading.Thread(target=serve, daemon=True).start()
-    link = Link(ours, {}, Bounds(5.0, 20.0, 10, 1 << 16), notes.append)
+    link = Link(ours, {}, Bounds(120.0, 300.0, 10, 1 << 16), notes.append)
     return Conversation(link, Exceptions({})), notes
 
 
