@@ -146,6 +146,31 @@ async def test_a_client_that_stays_away_loses_its_sessions_and_another_gets_the_
             await again.reset()
 
 
+async def test_an_attempt_to_return_from_before_is_not_what_an_open_fails_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        serving(lease=0.0) as server,
+        relay(server) as way,
+        connect(way.url) as envs,
+        envs.open("test/tally") as env,
+    ):
+        way.open = False
+        way.cut()
+        while not env._desk.link.lost:
+            await envs._dialler.changed.wait()
+        way.stuck.clear()
+        way.open = True
+        with monkeypatch.context() as patch:
+            patch.setattr("turnwise.envs.serving.dialler.CONNECT_SECONDS", 0.3)
+            while not way.connections:  # noqa: ASYNC110 - an attempt is under way then
+                await asyncio.sleep(0.01)
+        way.stuck = asyncio.Event()  # which those who are stuck know nothing of
+        way.stuck.set()
+        async with envs.open("test/tally") as again:
+            await again.reset()
+
+
 async def test_who_is_neither_let_in_nor_refused_waits_no_longer_than_a_lease() -> None:
     async with (
         serving(lease=0.5) as server,
