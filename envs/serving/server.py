@@ -280,6 +280,7 @@ class EnvServer:
         return Report(
             worker=self._place.index,
             uptime=tally.clock() - tally.started,
+            seconds=tally.rate.seconds,
             draining=self._roster.draining,
             places=self._roster.sessions,
             waiting=tally.waiting,

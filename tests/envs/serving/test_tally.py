@@ -28,6 +28,7 @@ def report(tally: Tally, worker: int = 0, sandboxes: SandboxCounts | None = None
     return Report(
         worker=worker,
         uptime=tally.clock() - tally.started,
+        seconds=tally.rate.seconds,
         draining=False,
         places=8,
         waiting=tally.waiting,
@@ -59,6 +60,18 @@ def test_rates_are_of_whole_seconds_and_of_no_more_than_there_were() -> None:
     assert (rates.last_10_s, rates.last_60_s) == (0.0, 10 / 34)
     clock.now += 3600
     assert sum(whole([report(tally)], []).rates.by_second) == 0
+
+
+def test_rates_count_the_second_in_which_the_server_started() -> None:
+    clock = Clock()
+    clock.now = 1000.9
+    tally = Tally(clock)
+    env = tally.env("e")
+    env.stepped(0.001)
+    for now, rate in ((1000.95, 0.0), (1001.0, 1.0), (1003.2, 1 / 3), (1009.9, 1 / 9), (1011.0, 0.0)):
+        clock.now = now
+        assert whole([report(tally)], []).rates.last_10_s == rate
+    assert whole([report(tally)], []).rates.last_60_s == 1 / 11
 
 
 def test_a_step_is_counted_in_the_bucket_that_holds_its_time() -> None:
