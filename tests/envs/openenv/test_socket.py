@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 from typing import Any
 
 import pytest
@@ -272,6 +273,32 @@ async def test_who_leaves_in_the_middle_of_a_step_leaves_the_place(serve: Any) -
         async with connect(served.url) as envs, envs.open("test/abacus") as env:
             await env.reset()
             assert (await env.step(call("add", n=1))).view.text == "1"
+
+
+HEAD = b"HTTP/1.1\r\nHost: localhost\r\n"
+UPGRADE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+SENT = [b"GET /turnwise/v1 ", b"GET /ws ", b"GET /mcp ", b"POST /reset ", b"POST /mcp "]
+
+
+async def test_who_leaves_in_the_middle_of_a_request_is_no_failure_of_the_server(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for first in SENT:
+        rest = UPGRADE if first.startswith(b"GET") else b"Content-Length: 9\r\n\r\n{"
+        for reset in (True, False):
+            _, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            writer.write(first + HEAD + rest)
+            if reset:
+                writer.transport.abort()
+            writer.close()
+    counts = served.server._tally.requests
+    while sum(count for (kind, _), count in counts.items() if " /" in kind) < 2 * len(SENT):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert not [code for _, code in counts if code not in ("ok", "http_400")]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_frames_up_to_16_mib(served: Any) -> None:
