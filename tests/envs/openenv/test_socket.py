@@ -226,6 +226,7 @@ async def test_at_capacity_the_handshake_succeeds_and_a_frame_refuses(serve: Any
             for path, body in (("/reset", {}), ("/step", {"action": {"tool_name": "add"}})):
                 assert (await served.post(path, body))[0] == 200, "single calls take no place"
             assert (await one.ask("reset"))["type"] == "observation", "a reset keeps its place"
+        await served.until_there_is_room()
         async with served.wire() as next_one:
             assert (await next_one.ask("reset"))["type"] == "observation"
 
@@ -253,7 +254,7 @@ async def test_an_environment_that_cannot_be_made_is_a_factory_error(serve: Any)
 
 
 async def test_pings_are_answered_while_a_step_takes_long(served: Any) -> None:
-    async with served.wire() as wire:
+    async with served.wire(autoping=False) as wire:
         await wire.ask("reset")
         await wire.send({"type": "step", "data": {"tool_name": "wait"}})
         await served.abacus.waiting.wait()
@@ -267,8 +268,9 @@ async def test_pings_are_answered_while_a_step_takes_long(served: Any) -> None:
 async def test_who_leaves_in_the_middle_of_a_step_leaves_the_place(serve: Any) -> None:
     async with serve(sessions=1) as served:
         for _ in range(3):
+            await served.until_there_is_room()
             async with served.wire() as wire:
-                await wire.ask("reset")
+                assert (await wire.ask("reset"))["type"] == "observation"
                 await wire.send({"type": "step", "data": {"tool_name": "wait"}})
         async with connect(served.url) as envs, envs.open("test/abacus") as env:
             await env.reset()

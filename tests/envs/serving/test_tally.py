@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from turnwise.envs.serving.faults import Code, Refusal
 from turnwise.envs.serving.losses import Losses
 from turnwise.envs.serving.routing import Replica
@@ -92,7 +94,10 @@ def test_errors_are_bounded_in_number_and_length() -> None:
     assert tally.env("e").infra_failures == 3 * KEPT_ERRORS
 
 
-async def test_whichever_worker_is_asked_answers_for_all(tmp_path: Path) -> None:
+async def test_whichever_worker_is_asked_answers_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnwise.envs.serving.siblings.ANSWER_SECONDS", 60.0)
     clock = Clock()
     one, two = Tally(clock), Tally(clock)
     one.env("e").stepped(0.5)
@@ -103,7 +108,7 @@ async def test_whichever_worker_is_asked_answers_for_all(tmp_path: Path) -> None
     clock.now += 1
     boxes = SandboxCounts(in_use=1, idle=2, created=3, recycled=4, died=5)
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(120),
         Siblings(Replica().place(0, 2, tmp_path), lambda: report(one, 0, boxes), has_none) as first,
         Siblings(Replica().place(1, 2, tmp_path), lambda: report(two, 1, boxes), has_none) as second,
     ):
@@ -144,7 +149,7 @@ async def test_a_worker_that_died_is_down_and_one_that_says_nonsense_too(tmp_pat
     def worker(index: int) -> Siblings:
         return Siblings(Replica().place(index, 3, tmp_path), lambda: report(Tally(), index), has_none)
 
-    async with asyncio.timeout(20), worker(0) as alone:
+    async with asyncio.timeout(120), worker(0) as alone:
         async with worker(1):
             pass
         (tmp_path / "1.sock").touch()  # as the socket of one that was killed remains
