@@ -39,7 +39,10 @@ PAUSE = (0.3, 1.5)
 VICTIMS = {"sandbox": 6, "worker": 1, "client": 2}
 """How often each is killed, in parts."""
 LEDGER = "/workspace/ledger"
-SETTLE_SECONDS = 30.0
+END_SECONDS = 180.0
+"""How long the server may take to end."""
+SETTLE_SECONDS = 120.0
+"""How long what was below it may outlive it, on a machine that is busy with other things too."""
 
 
 @register
@@ -235,10 +238,14 @@ def compare(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def left_over(seen: Sequence[Process], temporary: Path) -> list[str]:
-    """Processes, control groups and files that outlived the server."""
+    """Processes, control groups and files that outlived the server, and what there is of them after a while."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while any(process.alive for process in seen) and time.monotonic() < deadline:
+    while (left := there(seen, temporary)) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return left
+
+
+def there(seen: Sequence[Process], temporary: Path) -> list[str]:
     owners = {str(process.pid) for process in seen}
     root = Path("/sys/fs/cgroup")
     groups = [path for mount in (root, *root.glob("*/")) for path in mount.glob("turnwise-*")]
@@ -274,7 +281,7 @@ def run(options: argparse.Namespace) -> int:
                 client.wait()
             alive = server.poll() is None
             server.terminate()
-            server.wait(60)
+            server.wait(END_SECONDS)
         amiss, counts = compare(folder)
         amiss += left_over(list(soak.seen), temporary)
         amiss += [] if alive else [f"the server itself ended (exit code {server.returncode})"]
