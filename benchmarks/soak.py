@@ -187,8 +187,8 @@ class Soak:
         else:
             # A sandbox is its first process, a child of the hub; killing a command in it is a command's end.
             hubs = {process.pid for process in tree if process.name == "sandbox-hub"}
-            owners = hubs if kind == "sandbox" else {self.server.pid}
-            victims = [process for process in tree if parent(process.pid) in owners]
+            owners, mark = (hubs, b"") if kind == "sandbox" else ({self.server.pid}, b"spawn_main")
+            victims = [one for one in tree if parent(one.pid) in owners and mark in command_of(one.pid)]
             if not victims:
                 return
             try:
@@ -196,6 +196,13 @@ class Soak:
             except ProcessLookupError:
                 return
         self.killed[kind] += 1
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def parent(pid: int) -> int:
@@ -238,7 +245,7 @@ def compare(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def left_over(seen: Sequence[Process], temporary: Path) -> list[str]:
-    """Processes, control groups and files that outlived the server, and what there is of them after a while."""
+    """Processes, control groups and files that outlived the server for longer than they may."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (left := there(seen, temporary)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -246,6 +253,7 @@ def left_over(seen: Sequence[Process], temporary: Path) -> list[str]:
 
 
 def there(seen: Sequence[Process], temporary: Path) -> list[str]:
+    """Those there are now."""
     owners = {str(process.pid) for process in seen}
     root = Path("/sys/fs/cgroup")
     groups = [path for mount in (root, *root.glob("*/")) for path in mount.glob("turnwise-*")]
