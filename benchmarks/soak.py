@@ -39,7 +39,10 @@ PAUSE = (0.3, 1.5)
 VICTIMS = {"sandbox": 6, "worker": 1, "client": 2}
 """How often each is killed, in parts."""
 LEDGER = "/workspace/ledger"
-SETTLE_SECONDS = 30.0
+END_SECONDS = 180.0
+"""How long the server may take to end."""
+SETTLE_SECONDS = 120.0
+"""How long what was below it may outlive it, on a machine that is busy with other things too."""
 
 
 @register
@@ -184,8 +187,8 @@ class Soak:
         else:
             # A sandbox is its first process, a child of the hub; killing a command in it is a command's end.
             hubs = {process.pid for process in tree if process.name == "sandbox-hub"}
-            owners = hubs if kind == "sandbox" else {self.server.pid}
-            victims = [process for process in tree if parent(process.pid) in owners]
+            owners, mark = (hubs, b"") if kind == "sandbox" else ({self.server.pid}, b"spawn_main")
+            victims = [one for one in tree if parent(one.pid) in owners and mark in command_of(one.pid)]
             if not victims:
                 return
             try:
@@ -193,6 +196,13 @@ class Soak:
             except ProcessLookupError:
                 return
         self.killed[kind] += 1
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def parent(pid: int) -> int:
@@ -235,10 +245,15 @@ def compare(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def left_over(seen: Sequence[Process], temporary: Path) -> list[str]:
-    """Processes, control groups and files that outlived the server."""
+    """Processes, control groups and files that outlived the server for longer than they may."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while any(process.alive for process in seen) and time.monotonic() < deadline:
+    while (left := there(seen, temporary)) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return left
+
+
+def there(seen: Sequence[Process], temporary: Path) -> list[str]:
+    """Those there are now."""
     owners = {str(process.pid) for process in seen}
     root = Path("/sys/fs/cgroup")
     groups = [path for mount in (root, *root.glob("*/")) for path in mount.glob("turnwise-*")]
@@ -274,7 +289,7 @@ def run(options: argparse.Namespace) -> int:
                 client.wait()
             alive = server.poll() is None
             server.terminate()
-            server.wait(60)
+            server.wait(END_SECONDS)
         amiss, counts = compare(folder)
         amiss += left_over(list(soak.seen), temporary)
         amiss += [] if alive else [f"the server itself ended (exit code {server.returncode})"]

@@ -33,7 +33,8 @@ if ! docker image inspect "$base" >/dev/null 2>&1; then
     done
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
-    mmdebstrap --quiet --variant=minbase --include=git,haproxy,prometheus,python3,python3-venv \
+    mmdebstrap --quiet --aptopt='Acquire::Retries "5"' --variant=minbase \
+        --include=git,haproxy,prometheus,python3,python3-venv \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         "$VERSION_CODENAME" "$scratch/base.tar" "$sources"
     docker import "$scratch/base.tar" "$base" >/dev/null

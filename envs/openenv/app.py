@@ -92,7 +92,10 @@ class OpenEnv:
             name = request.match_info.get("env_name", mount.offer.name)
             if name.lower() != mount.offer.name.lower():
                 raise HttpFailure(HTTPStatus.NOT_FOUND, f"unknown environment {name!r}")
-            data = await request.read()
+            try:
+                data = await request.read()
+            except ConnectionError:  # nobody is there to read this
+                raise HttpFailure(HTTPStatus.BAD_REQUEST, "the body is not whole") from None
             body = data if route.body is None else _parse(data, route.body)
             return _json(await route.answer(Call(mount, caller, body)))
 
@@ -118,7 +121,10 @@ class OpenEnv:
                 if kind is McpSocket:
                     raise web.HTTPMethodNotAllowed(request.method, [hdrs.METH_POST])
                 raise HttpFailure(HTTPStatus.NOT_FOUND, "Not Found")
-            await socket.prepare(request)
+            try:
+                await socket.prepare(request)
+            except ConnectionError:
+                return web.Response(status=HTTPStatus.BAD_REQUEST)  # it left while it was let in
             self._sockets.add(socket)
             try:
                 await kind(mount, caller, socket, request.transport).run(request.query.get("session_id"))

@@ -172,11 +172,12 @@ class RemoteEnvs:
                 return min(self._desks.values(), key=lambda d: (not d.ready, d.link.lost, d.sessions))
 
     async def _settled(self, desks: Collection[Desk]) -> None:
-        """Wait while none is ready and one may yet be: within its lease, or at its next attempt."""
-        failures = {desk: desk.link.failures for desk in desks}
+        """Wait while none is ready and one may yet be: within its lease, or at its next attempt. One that is
+        under way now says nothing of who is back by its end."""
+        attempts = {desk: desk.link.attempts for desk in desks}
 
         def may_return(desk: Desk) -> bool:
-            tried = desk.link.lost and desk.link.failures > failures[desk]
+            tried = desk.link.lost and desk.link.failed > attempts[desk]
             return not (desk.link.up or desk.link.over or tried)
 
         while not any(desk.ready for desk in desks) and any(map(may_return, desks)):

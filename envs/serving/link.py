@@ -69,8 +69,10 @@ class Link:
         """Whether there is a connection now."""
         self.over = False
         """Whether there will be none any more."""
-        self.failures = 0
-        """Attempts to connect that failed."""
+        self.attempts = 0
+        """Attempts to connect that were begun."""
+        self.failed = 0
+        """Which of them failed last, counted from 1."""
         self._dialler = dialler
         self._socket: ClientWebSocketResponse | None = None
         self._ids = count()
@@ -209,10 +211,11 @@ class Link:
     async def connect(self) -> None:
         """Try to connect; a failure is noted. Raises ``UsageError`` where another attempt is in vain."""
         lease, worker = None if self.lost else self.welcome.lease, self.welcome.worker
+        self.attempts += 1
         try:
             socket, welcome = await self._dialler.dial(lease=lease, worker=worker, seconds=self._left())
         except ServerFailed as failure:
-            self.failures, self._why = self.failures + 1, str(failure)
+            self.failed, self._why = self.attempts, str(failure)
             self._miss(self._why)
             if self._end is None or isinstance(failure, Gone):  # the first: it was never reached
                 self._give_up(self._lost_by(self._why))

@@ -4,6 +4,10 @@ A look costs next to nothing: it asks how much memory the process has. Only wher
 part of the bound since the sessions were last weighed, or where they have gone on for long without, are they
 weighed anew (:mod:`turnwise.envs.serving.weighing`). So nobody gets far beyond the bound unseen, except in
 memory that the process had already, and by one call that takes a lot between two looks.
+
+Sessions go on while they are weighed. What they take meanwhile the process has grown by at the next look; and
+since what is loaded for all in the middle of a weighing looks like somebody's own, all are weighed once more
+before one is ended.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import asyncio
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from turnwise.envs.serving.faults import Code, Refusal
+from turnwise.envs.serving.held import Held
 from turnwise.envs.serving.roster import Roster
 from turnwise.envs.serving.weighing import weigh
 from turnwise.envs.types import EndReason
@@ -38,7 +44,7 @@ class MemoryBound:
     def __init__(self, roster: Roster, shared: object, bound: int) -> None:
         self._roster, self._shared, self._bound = roster, shared, bound
         self._resident = resident()
-        """The least the process had since the last weighing."""
+        """The least the process had since the last weighing began."""
         self._weighed = time.monotonic()
 
     async def keep(self) -> None:
@@ -46,9 +52,9 @@ class MemoryBound:
         pause = LOOK_SECONDS
         while True:
             await asyncio.sleep(pause)
-            pause = max(LOOK_SECONDS, await self._look())
+            pause = max(LOOK_SECONDS, await self.look())
 
-    async def _look(self) -> float:
+    async def look(self) -> float:
         """Weigh the sessions if it is time; the seconds that took."""
         now, size, sessions = time.monotonic(), resident(), self._roster.held
         self._resident = min(self._resident, size)
@@ -60,13 +66,18 @@ class MemoryBound:
 
     async def weigh(self) -> None:
         """Weigh the sessions now, and end those that hold too much."""
-        self._weighed, sessions = time.monotonic(), self._roster.held
-        weights = await weigh([held.session for held in sessions], [self._shared], ENOUGH * self._bound)
-        self._resident = resident()
+        self._weighed, size, sessions = time.monotonic(), resident(), self._roster.held
+        weights = await self._weights(sessions)
+        if any(weight > self._bound for weight in weights):
+            weights = list(map(min, weights, await self._weights(sessions)))
+        self._resident = size
         for held, weight in zip(sessions, weights, strict=True):
             held.memory = weight
             if weight > self._bound:
                 self._roster.expel(held, self._reason(weight))
+
+    async def _weights(self, sessions: Sequence[Held]) -> list[int]:
+        return await weigh([held.session for held in sessions], [self._shared], ENOUGH * self._bound)
 
     def _reason(self, weight: int) -> Refusal:
         bound = f"its bound of {self._bound / MiB:,.1f} MiB"

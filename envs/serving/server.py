@@ -280,6 +280,7 @@ class EnvServer:
         return Report(
             worker=self._place.index,
             uptime=tally.clock() - tally.started,
+            seconds=tally.rate.seconds,
             draining=self._roster.draining,
             places=self._roster.sessions,
             waiting=tally.waiting,
@@ -319,7 +320,7 @@ class EnvServer:
         try:
             await socket.prepare(request)
         except ConnectionError:
-            return socket  # it left while it was let in
+            return web.Response(status=HTTPStatus.BAD_REQUEST)  # it left while it was let in
         self._sockets.add(socket)
         connection = Connection(self._service, self._leases, self._background, socket, request.transport)
         try:

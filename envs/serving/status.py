@@ -69,6 +69,8 @@ class Report(Model):
 
     worker: int
     uptime: float
+    seconds: int
+    """Whole seconds of the clock since it started, that in which it did included."""
     draining: bool
     places: int
     """Sessions that it may have open."""
@@ -129,7 +131,7 @@ class Status(Model):
 
 def whole(reports: Sequence[Report], down: Sequence[int]) -> Status:
     """The status of the server whose workers reported, but for those that are ``down``."""
-    uptime = max(report.uptime for report in reports)
+    seconds = max(report.seconds for report in reports)
     steps = [sum(second) for second in zip(*(report.steps_by_second for report in reports), strict=True)]
     faults: Counter[str] = Counter()
     for report in reports:
@@ -141,7 +143,7 @@ def whole(reports: Sequence[Report], down: Sequence[int]) -> Status:
     return Status(
         version=version("turnwise"),
         state="draining" if any(report.draining for report in reports) else "degraded" if down else "healthy",
-        uptime=uptime,
+        uptime=max(report.uptime for report in reports),
         workers={
             **{str(report.worker): "up" for report in reports},
             **{str(worker): "down" for worker in down},
@@ -153,7 +155,7 @@ def whole(reports: Sequence[Report], down: Sequence[int]) -> Status:
         lost=sum(report.lost for report in reports),
         envs=_by_env([counts for report in reports for counts in report.envs]),
         rates=Rates(
-            last_10_s=_rate(steps, 10, uptime), last_60_s=_rate(steps, 60, uptime), by_second=tuple(steps)
+            last_10_s=_rate(steps, 10, seconds), last_60_s=_rate(steps, 60, seconds), by_second=tuple(steps)
         ),
         faults=dict(faults),
         sandboxes=added_up([report.sandboxes for report in reports if report.sandboxes is not None]),
@@ -162,9 +164,9 @@ def whole(reports: Sequence[Report], down: Sequence[int]) -> Status:
     )
 
 
-def _rate(steps: Sequence[int], seconds: int, uptime: float) -> float:
-    """Steps per second over the last so many, or since the start where that is less."""
-    over = max(1, min(seconds, int(uptime)))
+def _rate(steps: Sequence[int], last: int, seconds: int) -> float:
+    """Steps per second over the last so many, or over all there were where that is less."""
+    over = max(1, min(last, seconds))
     return sum(steps[-over:]) / over
 
 

@@ -67,7 +67,7 @@ class Rate:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._second = int(clock())
+        self._first = self._second = int(clock())
         self._counts: deque[int] = deque([0] * (HISTORY + 1), HISTORY + 1)
 
     def add(self) -> None:
@@ -75,6 +75,11 @@ class Rate:
         if (second := int(self._clock())) != self._second:
             self._move_on(second)
         self._counts[-1] += 1
+
+    @property
+    def seconds(self) -> int:
+        """Whole seconds so far, the first included however much of it there was."""
+        return int(self._clock()) - self._first
 
     def by_second(self) -> tuple[int, ...]:
         """Those of the last :data:`HISTORY` whole seconds, oldest first."""

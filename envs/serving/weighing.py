@@ -8,7 +8,8 @@ forks do, counts for the one that was opened first; so all weights together are 
 
 Numbers are Python's own (``sys.getsizeof``), with the data of arrays and tensors; what a library keeps beside
 its objects is not in them. Memory may be short now, so an object is marked by one byte for the 16 bytes of
-addresses that it begins in, which takes a tenth of a set of addresses. The walk is made in the event loop, a
+addresses that it begins in, which takes a tenth of a set of addresses. A large one is kept until all is
+weighed, so that nothing takes its place meanwhile and passes for it. The walk is made in the event loop, a
 millisecond between two turns of it, or as long as the last turn took, so that it keeps up with who is busy
 taking memory. From a thread it would hold the interpreter's lock for longer at a time.
 """
@@ -43,6 +44,8 @@ PASSING = (
     types.TracebackType,
 )
 """What is reached through these is not shared: they end with a session or a call."""
+LARGE = 64 << 10
+"""Bytes of an object that is kept until all is weighed."""
 OF_C = (types.MethodDescriptorType, types.WrapperDescriptorType)
 
 
@@ -78,12 +81,13 @@ class _Scales:
         self._pages: dict[int, bytearray] = {}
         """By MiB of addresses."""
         self._kinds: dict[type, _Kind] = {}
+        self._kept: list[object] = []
         self._until = time.perf_counter() + STRETCH
         """When others have their turn."""
 
     def put(self, objects: Iterable[object]) -> int:
         """Mark these alone; their bytes."""
-        return sum(kind.size(one) for one, kind in self._new(objects))
+        return sum(self._size(one, kind) for one, kind in self._new(objects))
 
     async def walk(self, roots: Iterable[object], enough: float, *, through_passing: bool = True) -> int:
         """Mark what is reached from here and was not before; its bytes. Ends where that is enough."""
@@ -93,7 +97,7 @@ class _Scales:
             del pending[-BATCH:]
             entered = []
             for one, kind in self._new(batch):
-                size += kind.size(one)
+                size += self._size(one, kind)
                 if kind.entered and (through_passing or not kind.passing):
                     entered.append(one)
                     if kind.more is not None:
@@ -103,6 +107,12 @@ class _Scales:
                 await asyncio.sleep(0)
                 now = time.perf_counter()
                 self._until = now + max(STRETCH, now - began)
+        return size
+
+    def _size(self, one: object, kind: _Kind) -> int:
+        size = kind.size(one)
+        if size >= LARGE:
+            self._kept.append(one)
         return size
 
     def _new(self, objects: Iterable[object]) -> list[tuple[object, _Kind]]:

@@ -159,6 +159,11 @@ class Relay:
         self.stuck.set()
         self.url = ""
 
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._ends) // 2
+
     def cut(self) -> None:
         for end in self._ends:
             end.transport.abort()

@@ -173,12 +173,17 @@ class Served:
         self.abacus, self.gold = Abacus, GOLD
 
     @asynccontextmanager
-    async def wire(self, path: str = "/ws", **headers: str) -> AsyncIterator[Wire]:
+    async def wire(self, path: str = "/ws", autoping: bool = True, **headers: str) -> AsyncIterator[Wire]:
         """A connection."""
         async with self.http.ws_connect(
-            self.url + path, headers=headers, max_msg_size=0, autoping=False
+            self.url + path, headers=headers, max_msg_size=0, autoping=autoping
         ) as socket:
             yield Wire(socket)
+
+    async def until_there_is_room(self) -> None:
+        """Whose connection is closed gives up its place a little later."""
+        while self.server._roster.full:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Status and JSON."""
@@ -205,8 +210,9 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture
-def serve() -> Serve:
-    """Starts a server of some environments."""
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Starts a server of some environments, which gives whom it refuses all the time to say something."""
+    monkeypatch.setattr("turnwise.envs.openenv.sockets.HOLD_SECONDS", 100.0)
 
     @asynccontextmanager
     async def start(
@@ -215,8 +221,8 @@ def serve() -> Serve:
         Abacus.waiting, Abacus.go_on = asyncio.Event(), asyncio.Event()
         names = envs or ("test/abacus",)
         async with (
-            asyncio.timeout(25),
-            EnvServer(names, port=0, token=token, sessions=sessions, patience=1.0) as server,
+            asyncio.timeout(120),
+            EnvServer(names, port=0, token=token, sessions=sessions, patience=100.0) as server,
             ClientSession() as http,
         ):
             yield Served(server, http)

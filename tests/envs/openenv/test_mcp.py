@@ -139,6 +139,7 @@ async def test_a_socket_of_json_rpc_is_a_session(serve: Any) -> None:
                 )
                 await refused.send("{}")
                 await refused.closed()
+        await served.until_there_is_room()
         async with served.wire("/mcp") as wire:
             await wire.send(request("tools/list"))
             assert (await wire.get())["result"]["tools"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 from typing import Any
 
 import pytest
@@ -225,6 +226,7 @@ async def test_at_capacity_the_handshake_succeeds_and_a_frame_refuses(serve: Any
             for path, body in (("/reset", {}), ("/step", {"action": {"tool_name": "add"}})):
                 assert (await served.post(path, body))[0] == 200, "single calls take no place"
             assert (await one.ask("reset"))["type"] == "observation", "a reset keeps its place"
+        await served.until_there_is_room()
         async with served.wire() as next_one:
             assert (await next_one.ask("reset"))["type"] == "observation"
 
@@ -252,7 +254,7 @@ async def test_an_environment_that_cannot_be_made_is_a_factory_error(serve: Any)
 
 
 async def test_pings_are_answered_while_a_step_takes_long(served: Any) -> None:
-    async with served.wire() as wire:
+    async with served.wire(autoping=False) as wire:
         await wire.ask("reset")
         await wire.send({"type": "step", "data": {"tool_name": "wait"}})
         await served.abacus.waiting.wait()
@@ -266,12 +268,39 @@ async def test_pings_are_answered_while_a_step_takes_long(served: Any) -> None:
 async def test_who_leaves_in_the_middle_of_a_step_leaves_the_place(serve: Any) -> None:
     async with serve(sessions=1) as served:
         for _ in range(3):
+            await served.until_there_is_room()
             async with served.wire() as wire:
-                await wire.ask("reset")
+                assert (await wire.ask("reset"))["type"] == "observation"
                 await wire.send({"type": "step", "data": {"tool_name": "wait"}})
         async with connect(served.url) as envs, envs.open("test/abacus") as env:
             await env.reset()
             assert (await env.step(call("add", n=1))).view.text == "1"
+
+
+HEAD = b"HTTP/1.1\r\nHost: localhost\r\n"
+UPGRADE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+SENT = [b"GET /turnwise/v1 ", b"GET /ws ", b"GET /mcp ", b"POST /reset ", b"POST /mcp "]
+
+
+async def test_who_leaves_in_the_middle_of_a_request_is_no_failure_of_the_server(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for first in SENT:
+        rest = UPGRADE if first.startswith(b"GET") else b"Content-Length: 9\r\n\r\n{"
+        for reset in (True, False):
+            _, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            writer.write(first + HEAD + rest)
+            if reset:
+                writer.transport.abort()
+            writer.close()
+    counts = served.server._tally.requests
+    while sum(count for (kind, _), count in counts.items() if " /" in kind) < 2 * len(SENT):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert not [code for _, code in counts if code not in ("ok", "http_400")]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_frames_up_to_16_mib(served: Any) -> None:

@@ -71,7 +71,7 @@ class Drifting(Env):
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[tuple[EnvServer, RemoteEnvs]]:
     async with (
-        asyncio.timeout(25),
+        asyncio.timeout(120),
         EnvServer(["test/drifting", "test/pad"], port=0, journal=folder, backend="process") as server,
         connect(server.url) as envs,
     ):
@@ -222,7 +222,7 @@ async def test_sessions_that_close_while_files_are_forced_to_the_disk_are_closed
 
     def fsync(file: int) -> None:
         forcing.set()
-        go_on.wait(30)
+        go_on.wait(120)
         real(file)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -231,9 +231,9 @@ async def test_sessions_that_close_while_files_are_forced_to_the_disk_are_closed
             journal.begin(f"s{i}", EnvSpec(name="a/b"), TaskRef(env="a/b", id="x", seed=0), TaskPublic())
             for i in range(2)
         ]
-        await asyncio.to_thread(forcing.wait, 30)
+        await asyncio.to_thread(forcing.wait, 120)
         for log in logs:
             log.close()
         go_on.set()
-    assert caplog.records == []
+    assert [record for record in caplog.records if record.name.startswith("turnwise")] == []
     assert [len(read_journal(tmp_path, f"s{i}")) for i in range(2)] == [1, 1]

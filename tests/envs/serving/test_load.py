@@ -20,12 +20,12 @@ from turnwise.envs.types import FinishAction, call
 
 @asynccontextmanager
 async def serving(
-    sessions: int = 8, patience: float = 20.0, max_age: float | None = None
+    sessions: int = 8, patience: float = 100.0, max_age: float | None = None
 ) -> AsyncIterator[EnvServer]:
     server = EnvServer(
         ["test/pad"], port=0, sessions=sessions, patience=patience, max_age=max_age, backend="process"
     )
-    async with asyncio.timeout(25), server:
+    async with asyncio.timeout(120), server:
         yield server
 
 

@@ -57,7 +57,7 @@ async def session_with_every_token(server: EnvServer) -> tuple[str, list[str]]:
 async def logged(style: Style, capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str], list[str]]:
     with writing_log(style, "debug", worker=3):
         async with (
-            asyncio.timeout(25),
+            asyncio.timeout(120),
             EnvServer(["test/pad"], port=0, token=TOKENS, backend="process") as server,
         ):
             name, secrets = await session_with_every_token(server)

@@ -36,7 +36,7 @@ async def served(
     token: Tokens | None = None, sessions: int = 4, journal: Path | None = None
 ) -> AsyncIterator[EnvServer]:
     async with (
-        asyncio.timeout(25),
+        asyncio.timeout(120),
         EnvServer(
             ["test/pad"], port=0, token=token, sessions=sessions, journal=journal, backend="process"
         ) as server,
@@ -93,6 +93,8 @@ async def test_every_count_after_three_episodes(tmp_path: Path) -> None:
     async with served(journal=tmp_path) as server:
         async with connect(server.url) as envs:
             await play_three(envs)
+        while server._sockets:  # noqa: ASYNC110 - the server may notice last that the client is gone
+            await asyncio.sleep(0.01)
         assert (await got(server, "/nowhere"))[0] == 404
         counts = samples((await got(server, "/metrics"))[1])
     written = sum(size_of_files(tmp_path))

@@ -64,10 +64,11 @@ class Proxy:
 @asynccontextmanager
 async def replicas(sessions: int = 8) -> AsyncIterator[tuple[list[EnvServer], Proxy, RemoteEnvs]]:
     """Two servers, the proxy before them and a client of it."""
-    async with asyncio.timeout(60), AsyncExitStack() as stack:
+    async with asyncio.timeout(300), AsyncExitStack() as stack:
         places = [Replica(number, 2).place(number - 1, 1) for number in (1, 2)]
         servers = [
-            EnvServer([DESK], port=0, backend="process", place=place, sessions=sessions) for place in places
+            EnvServer([DESK], port=0, backend="process", place=place, sessions=sessions, lease=1000.0)
+            for place in places
         ]
         for server in servers:
             await stack.enter_async_context(server)
@@ -137,7 +138,7 @@ async def test_a_session_is_found_while_a_replica_that_does_not_have_it_is_away(
         for worker, up in ((0, False), (1, True)):
             while envs._desks[worker].link.up is not up:
                 await envs._dialler.changed.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):  # and not for a lease
             assert (await envs.attach(second.info.session)).turn == 0
 
 
@@ -183,14 +184,14 @@ async def test_that_a_replica_goes_and_that_it_is_back_is_logged_once(
 async def test_a_replica_that_drains_keeps_its_sessions_and_new_ones_go_to_others() -> None:
     async with replicas() as (servers, _, envs), AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         first = [await opened(envs, stack) for _ in range(2)]
-        draining = [tasks.create_task(servers[0].drain(60))]
+        draining = [tasks.create_task(servers[0].drain(1000))]
         later = [await opened(envs, stack) for _ in range(3)]
         async with connect(envs.url) as fresh:
             later.append(await opened(fresh, stack))
             for env in [*first, *later]:
                 assert (await env.step(call("check"))).record is not None
             assert [await workers(server) for server in servers] == [[0], [1] * 5]
-            draining.append(tasks.create_task(servers[1].drain(60)))
+            draining.append(tasks.create_task(servers[1].drain(1000)))
             with pytest.raises(ServerFailed) as refused:
                 await opened(fresh, stack)
             assert refused.value.code is Code.DRAINING
@@ -216,7 +217,7 @@ def test_what_is_no_replica_is_refused_with_an_example(text: str) -> None:
 
 async def test_the_second_replica_has_workers_of_its_own_numbers() -> None:
     async with (
-        asyncio.timeout(120),
+        asyncio.timeout(300),
         Front([DESK], workers=2, port=0, backend="process", replica=Replica(2, 2)) as front,
         connect(front.url) as envs,
         envs.open(DESK) as env,

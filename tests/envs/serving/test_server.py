@@ -75,12 +75,12 @@ class Guess(Env):
 
 @asynccontextmanager
 async def served(
-    *envs: str, sessions: int = 128, patience: float = 30.0, token: str | None = None, lease: float = 60.0
+    *envs: str, sessions: int = 128, patience: float = 100.0, token: str | None = None, lease: float = 60.0
 ) -> AsyncIterator[EnvServer]:
     """A server on loopback, whose sandboxes need no rights."""
     names = envs or ("served/guess", "test/pad")
     async with (
-        asyncio.timeout(25),
+        asyncio.timeout(120),
         EnvServer(
             names,
             port=0,

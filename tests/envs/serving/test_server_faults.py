@@ -77,7 +77,7 @@ async def serving(
     token: str | None = None, envs: tuple[str, ...] = ("test/pad",), sessions: int = 8, lease: float = 60.0
 ) -> AsyncIterator[EnvServer]:
     async with (
-        asyncio.timeout(25),
+        asyncio.timeout(120),
         EnvServer(envs, port=0, token=token, sessions=sessions, lease=lease, backend="process") as server,
     ):
         yield server

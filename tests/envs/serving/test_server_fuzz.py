@@ -156,7 +156,7 @@ class Loop:
         self.clients: dict[str, ClientWebSocketResponse] = {}
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(300)
 
     def __enter__(self) -> Loop:
         self._thread.start()
@@ -194,7 +194,7 @@ class Loop:
                 await client.send_bytes(frame)
             else:
                 await client.send_str(frame.replace('"own"', f'"{self.own.info.session}"'))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             for role, lines in owed.items():
                 while lines:
                     message = await self.clients[role].receive()
@@ -210,7 +210,7 @@ class Loop:
         await self.own.close()
         async with connect(self.server.url, token=TOKENS["trainer"]) as envs, AsyncExitStack() as stack:
             opened: list[RemoteSession] = []
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while len(opened) < SESSIONS:
                     with contextlib.suppress(ServerFailed):  # they are being closed
                         opened.append(await stack.enter_async_context(envs.open("test/ledge")))
@@ -220,7 +220,9 @@ class Loop:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    # A client answers pings while it reads, and some are not asked anything for long.
+    monkeypatch.setattr("turnwise.envs.serving.server.HEARTBEAT", 1000.0)
     with Loop() as loop:
         yield loop
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from turnwise.envs.serving.faults import Code, Refusal
 from turnwise.envs.serving.losses import Losses
 from turnwise.envs.serving.routing import Replica
@@ -28,6 +30,7 @@ def report(tally: Tally, worker: int = 0, sandboxes: SandboxCounts | None = None
     return Report(
         worker=worker,
         uptime=tally.clock() - tally.started,
+        seconds=tally.rate.seconds,
         draining=False,
         places=8,
         waiting=tally.waiting,
@@ -61,6 +64,18 @@ def test_rates_are_of_whole_seconds_and_of_no_more_than_there_were() -> None:
     assert sum(whole([report(tally)], []).rates.by_second) == 0
 
 
+def test_rates_count_the_second_in_which_the_server_started() -> None:
+    clock = Clock()
+    clock.now = 1000.9
+    tally = Tally(clock)
+    env = tally.env("e")
+    env.stepped(0.001)
+    for now, rate in ((1000.95, 0.0), (1001.0, 1.0), (1003.2, 1 / 3), (1009.9, 1 / 9), (1011.0, 0.0)):
+        clock.now = now
+        assert whole([report(tally)], []).rates.last_10_s == rate
+    assert whole([report(tally)], []).rates.last_60_s == 1 / 11
+
+
 def test_a_step_is_counted_in_the_bucket_that_holds_its_time() -> None:
     env = Tally().env("e")
     for seconds in (0.0, BOUNDS[0], 0.002, 1e9):
@@ -79,7 +94,10 @@ def test_errors_are_bounded_in_number_and_length() -> None:
     assert tally.env("e").infra_failures == 3 * KEPT_ERRORS
 
 
-async def test_whichever_worker_is_asked_answers_for_all(tmp_path: Path) -> None:
+async def test_whichever_worker_is_asked_answers_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnwise.envs.serving.siblings.ANSWER_SECONDS", 60.0)
     clock = Clock()
     one, two = Tally(clock), Tally(clock)
     one.env("e").stepped(0.5)
@@ -90,7 +108,7 @@ async def test_whichever_worker_is_asked_answers_for_all(tmp_path: Path) -> None
     clock.now += 1
     boxes = SandboxCounts(in_use=1, idle=2, created=3, recycled=4, died=5)
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(120),
         Siblings(Replica().place(0, 2, tmp_path), lambda: report(one, 0, boxes), has_none) as first,
         Siblings(Replica().place(1, 2, tmp_path), lambda: report(two, 1, boxes), has_none) as second,
     ):
@@ -131,7 +149,7 @@ async def test_a_worker_that_died_is_down_and_one_that_says_nonsense_too(tmp_pat
     def worker(index: int) -> Siblings:
         return Siblings(Replica().place(index, 3, tmp_path), lambda: report(Tally(), index), has_none)
 
-    async with asyncio.timeout(20), worker(0) as alone:
+    async with asyncio.timeout(120), worker(0) as alone:
         async with worker(1):
             pass
         (tmp_path / "1.sock").touch()  # as the socket of one that was killed remains

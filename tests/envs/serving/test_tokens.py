@@ -53,7 +53,7 @@ TOKENS: dict[Role, str] = {
 async def serving(tls: tuple[Path, Path] | None = None) -> AsyncIterator[EnvServer]:
     tokens = Tokens.of(TOKENS)
     async with (
-        asyncio.timeout(25),
+        asyncio.timeout(120),
         EnvServer(["test/pad"], port=0, token=tokens, tls=tls, backend="process") as server,
     ):
         yield server
@@ -154,7 +154,7 @@ async def test_no_token_and_no_key_of_a_lease_is_ever_logged_or_shown(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("asyncio").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "asyncio")
     secrets = [*TOKENS.values(), "token-that-is-wrong"]
     async with serving() as server, connect(server.url, token=TOKENS["trainer"]) as envs:
         for wrong in ("token-that-is-wrong", TOKENS["admin"]):

@@ -38,8 +38,17 @@ async def front() -> AsyncIterator[Front]:
 
 
 async def until(truth: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not truth():  # noqa: ASYNC110 - what it waits for happens in other processes
+            await asyncio.sleep(0.01)
+
+
+async def until_it_drains(front: Front, worker: int) -> None:
+    async with asyncio.timeout(120), ClientSession(headers={WORKER_HEADER: str(worker)}) as http:
+        while True:
+            async with http.get(f"{front.url}/health") as answer:
+                if answer.status == 503:
+                    return
             await asyncio.sleep(0.01)
 
 
@@ -138,8 +147,16 @@ async def test_every_worker_knows_the_sessions_of_all(front: Front) -> None:
             (await stack.enter_async_context(envs.open("tools/configdesk"))).info.session for _ in range(2)
         }
         for worker in range(2):
-            async with http.get(f"{front.url}{PATH}/sessions", headers={WORKER_HEADER: str(worker)}) as got:
-                assert {line["session"] for line in (await got.json())["sessions"]} == names
+
+            async def known(worker: int = worker) -> set[str]:
+                """Of those that answer in time."""
+                headers = {WORKER_HEADER: str(worker)}
+                async with http.get(f"{front.url}{PATH}/sessions", headers=headers) as got:
+                    return {line["session"] for line in (await got.json())["sessions"]}
+
+            async with asyncio.timeout(120):
+                while await known() != names:
+                    pass
         for name in names:
             async with http.delete(f"{front.url}{PATH}/sessions/{name}") as gone:
                 assert gone.status == 204
@@ -151,8 +168,9 @@ async def test_draining_lets_sessions_end_and_takes_no_more() -> None:
     async with make_front() as front, connect(front.url) as envs:
         async with envs.open("tools/configdesk") as env:
             await env.reset()
-            draining = asyncio.create_task(front.drain(60.0))
-            await until(lambda: any(worker.drained.is_set() for worker in front.alive.values()))
+            draining = asyncio.create_task(front.drain(1000.0))
+            for worker in front.alive:
+                await until_it_drains(front, worker)
             with pytest.raises(ServerFailed, match="stop"):
                 async with envs.open("tools/configdesk"):
                     pass
@@ -181,15 +199,19 @@ async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(
         await until(lambda: 0 in front.alive and front.alive[0] is not victim)
         async with envs.open("tools/configdesk") as env:
             await env.reset()
-        async with ClientSession() as http, http.get(f"{front.url}/metrics") as answer:
-            counts = [line for line in (await answer.text()).splitlines() if "sessions_lost_total{" in line]
+        counts: list[str] = []
+        async with asyncio.timeout(120), ClientSession() as http:
+            while len(counts) < 2:  # of the workers that answer in time
+                async with http.get(f"{front.url}/metrics") as answer:
+                    lines = (await answer.text()).splitlines()
+                counts = [line for line in lines if "sessions_lost_total{" in line]
         assert counts == [f'turnwise_sessions_lost_total{{worker="{n}"}} {1 - n}.0' for n in (0, 1)]
 
 
 async def test_nobody_waits_for_a_worker_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front_module, "RESTART_SECONDS", 1000.0)  # its successor does not come
     async with (
-        asyncio.timeout(40),
+        asyncio.timeout(300),
         make_front(sessions=2) as front,
         connect(front.url) as envs,
         envs.open("tools/configdesk") as one,
@@ -223,7 +245,7 @@ async def test_a_client_that_dawdles_holds_up_nobody(front: Front, monkeypatch: 
     _, writer = await asyncio.open_connection(front.host, front.port)
     writer.write(b"GET /turnwise/v1 HTT")
     await writer.drain()
-    async with asyncio.timeout(60), connect(front.url) as envs, envs.open("tools/configdesk") as env:
+    async with asyncio.timeout(120), connect(front.url) as envs, envs.open("tools/configdesk") as env:
         await env.reset()
     writer.close()
     await writer.wait_closed()

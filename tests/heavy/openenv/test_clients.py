@@ -22,8 +22,8 @@ from turnwise.envs.tool import tool
 from turnwise.envs.types import AgentView, EpisodeLimits, Task, text
 
 PLAYS = Path(__file__).parent / "plays.py"
-LONG = 1.5
-"""Seconds of a step that outlasts the clients' pings."""
+LONG = 7.0
+"""Seconds of a step that outlasts what the clients give a ping."""
 
 
 @register
@@ -63,8 +63,10 @@ class Sum(Env):
 
 @asynccontextmanager
 async def served(token: str | None = None) -> AsyncIterator[str]:
-    async with asyncio.timeout(120), EnvServer(["test/sum"], port=0, token=token, sessions=4) as server:
-        yield server.url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("turnwise.envs.openenv.sockets.HOLD_SECONDS", 100.0)  # whom it refuses may be slow
+        async with asyncio.timeout(600), EnvServer(["test/sum"], port=0, token=token, sessions=4) as server:
+            yield server.url
 
 
 async def play(python: str, case: str, url: str) -> None:

@@ -23,6 +23,8 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+PATIENCE = 180_000.0
+"""Milliseconds for whatever the browser does."""
 SHOTS = os.environ.get("TURNWISE_SHOTS")
 """A folder for pictures of the pages, for whoever wants to look."""
 
@@ -32,7 +34,7 @@ async def browser() -> AsyncIterator[Browser]:
     path = shutil.which("chromium")
     assert path is not None, "apt-get install chromium"
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE)
         yield browser
         await browser.close()
 
@@ -41,7 +43,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def busy_server(token: str | None) -> AsyncIterator[EnvServer]:
     """Three sessions of which one steps, and a fourth that waits for a place."""
     async with (
-        asyncio.timeout(120),
+        asyncio.timeout(900),
         EnvServer(["tools/configdesk"], port=0, token=token, sessions=3) as server,
         connect(server.url, token=token) as envs,
         AsyncExitStack() as stack,
@@ -59,6 +61,7 @@ async def busy_server(token: str | None) -> AsyncIterator[EnvServer]:
 async def look(browser: Browser, server: EnvServer, scheme: Any, width: int) -> list[str]:
     """Open the page, typing the token where it asks, and check what it shows; what went wrong in it."""
     context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    context.set_default_timeout(PATIENCE)
     page, wrong = await context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if "Content Security" in said.text else None)
@@ -97,6 +100,7 @@ async def test_the_page_shows_what_goes_on(browser: Browser, token: str | None) 
 async def test_a_server_that_is_gone_is_told_of(browser: Browser) -> None:
     async with busy_server(None) as server:
         page = await browser.new_page()
+        page.set_default_timeout(PATIENCE)
         await page.goto(server.url)
         await page.wait_for_selector("#status:not([hidden])")
     await page.wait_for_selector("#notice:not([hidden])")
