@@ -31,8 +31,8 @@ from turnwise.envs.openenv.routes import ROUTES, HttpFailure
 from turnwise.envs.openenv.sockets import GymSocket, McpSocket, Socket
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Refusal
-from turnwise.envs.serving.held import Principal
 from turnwise.envs.serving.openapi import Operation, operations
+from turnwise.envs.serving.served_session import Principal
 from turnwise.envs.serving.service import Service
 from turnwise.envs.serving.siblings import Siblings
 from turnwise.envs.serving.wire import HEARTBEAT, PATH

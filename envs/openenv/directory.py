@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from turnwise.envs.openenv.offer import Offer
 from turnwise.envs.openenv.player import Player
 from turnwise.envs.serving.faults import Refusal
-from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.served_session import Owner, Principal
 from turnwise.envs.serving.service import Service
 from turnwise.sandbox.contract import SandboxError
 

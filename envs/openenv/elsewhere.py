@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from turnwise.envs.openenv.messages import RpcRequest
-from turnwise.envs.serving.held import Principal
 from turnwise.envs.serving.routing import leads_to
+from turnwise.envs.serving.served_session import Principal
 from turnwise.envs.serving.siblings import Siblings
 from turnwise.envs.serving.wire import Role
 from turnwise.envs.types import Model

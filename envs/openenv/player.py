@@ -15,7 +15,7 @@ from uuid import uuid4
 from turnwise.envs.openenv.messages import CallToolAction, KnownTask, OpenEnvAction, ResetData, State
 from turnwise.envs.openenv.offer import Offer, Result
 from turnwise.envs.serving.faults import Code, Refusal
-from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.served_session import Owner, Principal
 from turnwise.envs.serving.service import Service
 from turnwise.envs.serving.wire import (
     AttachRequest,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from turnwise.envs.openenv.mount import Mount
-from turnwise.envs.serving.held import Principal
+from turnwise.envs.serving.served_session import Principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from turnwise.envs.openenv.messages import CallToolAction, RpcRequest
 from turnwise.envs.openenv.offer import Offer, Result
 from turnwise.envs.openenv.player import Player, Unplayable
 from turnwise.envs.serving.faults import Code, Refusal
-from turnwise.envs.serving.held import Owner, Principal
+from turnwise.envs.serving.served_session import Owner, Principal
 from turnwise.envs.serving.service import Service
 from turnwise.envs.session import EpisodeFailed
 from turnwise.sandbox.contract import SandboxError

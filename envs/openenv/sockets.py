@@ -35,8 +35,8 @@ from turnwise.envs.openenv.mount import Mount
 from turnwise.envs.openenv.player import Player, Unplayable
 from turnwise.envs.openenv.rpc import SERVER_ERROR, RpcFailure, counts, crowded, no_place, parse, read
 from turnwise.envs.serving.faults import Code, Refusal
-from turnwise.envs.serving.held import Owner, Principal
 from turnwise.envs.serving.outbox import SEND_SECONDS
+from turnwise.envs.serving.served_session import Owner, Principal
 from turnwise.envs.within import Overdue, go_on, within
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from turnwise.envs.serving.background import Background
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Refusal
-from turnwise.envs.serving.held import Principal
 from turnwise.envs.serving.lease import Lease, Leases
 from turnwise.envs.serving.outbox import Outbox, in_turn
+from turnwise.envs.serving.served_session import Principal
 from turnwise.envs.serving.service import Service
 from turnwise.envs.serving.wire import (
     FaultReply,
@@ -91,7 +91,7 @@ class Connection:
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what was not carried out."""
-        self._service.tally.refused("frame", refusal.fault)
+        self._service.counters.refused("frame", refusal.fault)
         self._outbox.put(_encode(FaultReply(id=refusal.request, fault=refusal.fault)))
 
     async def _answer(self, lease: Lease, request: Request, mark: int) -> None:

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from turnwise.envs.serving.background import Background
 from turnwise.envs.serving.faults import Code, Refusal
-from turnwise.envs.serving.held import Owner, Principal
 from turnwise.envs.serving.ledger import Ledger
 from turnwise.envs.serving.roster import Roster
+from turnwise.envs.serving.served_session import Owner, Principal
 
 AGENTS = 8
 """Clients with one agent's token: what an agent does leaves room for others."""

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from turnwise.envs.serving.faults import Code, Refusal
-from turnwise.envs.serving.held import Held
 from turnwise.envs.serving.roster import Roster
+from turnwise.envs.serving.served_session import ServedSession
 from turnwise.envs.serving.weighing import weigh
 from turnwise.envs.types import EndReason
 from turnwise.sandbox.contract import MiB
@@ -76,7 +76,7 @@ class MemoryBound:
             if weight > self._bound:
                 self._roster.expel(held, self._reason(weight))
 
-    async def _weights(self, sessions: Sequence[Held]) -> list[int]:
+    async def _weights(self, sessions: Sequence[ServedSession]) -> list[int]:
         return await weigh([held.session for held in sessions], [self._shared], ENOUGH * self._bound)
 
     def _reason(self, weight: int) -> Refusal:

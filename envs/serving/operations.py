@@ -19,12 +19,12 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
+from turnwise.envs.serving.counters import OK, Counters
 from turnwise.envs.serving.faults import Fault
 from turnwise.envs.serving.metrics import CONTENT_TYPE, exposition
 from turnwise.envs.serving.openapi import Operation, document
 from turnwise.envs.serving.siblings import Siblings
 from turnwise.envs.serving.status import whole
-from turnwise.envs.serving.tally import OK, Tally
 from turnwise.envs.serving.wire import PATH
 
 TITLE = "Turnwise environment server"
@@ -106,7 +106,7 @@ FAULT = web.ResponseKey("fault", Fault)
 """The fault that a response tells of."""
 
 
-def counted(tally: Tally) -> Middleware:
+def counted(counters: Counters) -> Middleware:
     """A middleware that counts requests by route, with the codes of the faults they meet."""
 
     @web.middleware
@@ -115,9 +115,9 @@ def counted(tally: Tally) -> Middleware:
         kind = UNMATCHED if resource is None else f"{request.method} {resource.canonical}"
         response = await handler(request)
         if FAULT in response:
-            tally.refused(kind, response[FAULT])
+            counters.refused(kind, response[FAULT])
         else:
-            tally.answered(
+            counters.answered(
                 kind, OK if response.status < HTTPStatus.BAD_REQUEST else f"http_{response.status}"
             )
         return response

@@ -17,13 +17,13 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.background import Background
+from turnwise.envs.serving.counters import Counters
 from turnwise.envs.serving.faults import Code, Fault, Refusal
-from turnwise.envs.serving.held import Held, Owner, Scope
 from turnwise.envs.serving.journal import Branch, Forked, Journal, SessionLog
 from turnwise.envs.serving.logs import About
 from turnwise.envs.serving.losses import Losses
 from turnwise.envs.serving.routing import Place
-from turnwise.envs.serving.tally import Tally
+from turnwise.envs.serving.served_session import Owner, Scope, ServedSession
 from turnwise.envs.session import Session
 from turnwise.envs.types import Task
 from turnwise.sandbox.contract import SandboxError
@@ -47,9 +47,9 @@ class Roster:
         max_age: float | None,
         journal: Journal | None,
         place: Place,
-        tally: Tally,
+        counters: Counters,
     ) -> None:
-        self.sessions, self.patience, self.place, self.tally = sessions, patience, place, tally
+        self.sessions, self.patience, self.place, self.counters = sessions, patience, place, counters
         self.draining = False
         """No session is opened any more."""
         self.on_close: list[Callable[[str], None]] = []
@@ -59,18 +59,18 @@ class Roster:
         self._envs, self._background = envs, background
         self._max_age, self._journal = max_age, journal
         self._places = asyncio.Semaphore(sessions)
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, ServedSession] = {}
         self._coming: dict[str, Scope] = {}
         """Names that are being opened."""
         self._expelled: dict[str, Fault] = {}
         """Why sessions were ended, by name; the last of them."""
-        self._agents: dict[bytes, Held] = {}
+        self._agents: dict[bytes, ServedSession] = {}
         """The open sessions by the hashes of their agents' tokens."""
         self._empty = asyncio.Event()
         self._empty.set()
 
     @property
-    def held(self) -> Sequence[Held]:
+    def held(self) -> Sequence[ServedSession]:
         """The open sessions."""
         return tuple(self._held.values())
 
@@ -79,7 +79,7 @@ class Roster:
         """Whether a session that is opened has to wait for a place."""
         return self._places.locked()
 
-    def find(self, name: str) -> Held:
+    def find(self, name: str) -> ServedSession:
         """An open session. Raises :class:`Refusal`."""
         held = self._held.get(name)
         if held is None:
@@ -97,7 +97,7 @@ class Roster:
         """Whether a session of that name is open or being opened."""
         return name in self._held or name in self._coming
 
-    def of_agent(self, token: str) -> Held | None:
+    def of_agent(self, token: str) -> ServedSession | None:
         """The open session of an agent's token."""
         return self._agents.get(_hash(token))
 
@@ -110,7 +110,7 @@ class Roster:
         seconds: float,
         find: Callable[[], Awaitable[tuple[EnvSpec, Task]]],
         instead: str | None = None,
-    ) -> Held:
+    ) -> ServedSession:
         """Open a session of the task that is found, once a place is free, or in that of a session, which is
         closed. Raises :class:`Refusal`."""
         scope = Scope(seconds)
@@ -129,13 +129,13 @@ class Roster:
                 if last is None:
                     self._places.release()
                 raise
-            token, tally = self.place.secret(), self.tally.env(spec.name)
-            held = self._hold(Held(name, spec, session, owner, token, tally, log))
+            token, counters = self.place.secret(), self.counters.env(spec.name)
+            held = self._hold(ServedSession(name, spec, session, owner, token, counters, log))
         if last is not None:
             await self._part_with(last)
         return held
 
-    async def _part_with(self, held: Held) -> None:
+    async def _part_with(self, held: ServedSession) -> None:
         """Close a session whose place is another's now, which is not kept by one that cannot be closed."""
         try:
             await self._end(held, Refusal(Code.CLOSED, "another session took its place"))
@@ -145,12 +145,14 @@ class Roster:
     async def _wait_for_place(self) -> None:
         try:
             async with asyncio.timeout(self.patience):
-                with self.tally.queued():
+                with self.counters.queued():
                     await self._places.acquire()
         except TimeoutError:
             raise Refusal(Code.BUSY, f"no place came free within {self.patience:g} s") from None
 
-    async def fork(self, held: Held, names: Sequence[str], owner: Owner, seconds: float) -> list[Held]:
+    async def fork(
+        self, held: ServedSession, names: Sequence[str], owner: Owner, seconds: float
+    ) -> list[ServedSession]:
         """Open sessions that go on from another's state. Raises :class:`Refusal`."""
         scope = Scope(seconds)
         with self._reserve(names, scope, owner):
@@ -169,12 +171,14 @@ class Roster:
                 for name, session, log in zip(names, sessions, logs, strict=True)
             ]
 
-    def _twin(self, held: Held, name: str, session: Session, owner: Owner, log: SessionLog | None) -> Held:
-        twin = Held(name, held.spec, session, owner, self.place.secret(), held.tally, log)
+    def _twin(
+        self, held: ServedSession, name: str, session: Session, owner: Owner, log: SessionLog | None
+    ) -> ServedSession:
+        twin = ServedSession(name, held.spec, session, owner, self.place.secret(), held.counters, log)
         twin.view, twin.records = held.view, list(held.records)
         return twin
 
-    def _branch(self, held: Held, names: Sequence[str]) -> Sequence[SessionLog | None]:
+    def _branch(self, held: ServedSession, names: Sequence[str]) -> Sequence[SessionLog | None]:
         """The journals of forks, which begin where the parent's is now."""
         if held.log is None or self._journal is None:
             return [None] * len(names)
@@ -225,14 +229,14 @@ class Roster:
                 if name not in self._held:
                     owner.names.discard(name)
 
-    def _hold(self, held: Held) -> Held:
+    def _hold(self, held: ServedSession) -> ServedSession:
         self._held[held.name] = held
         self._expelled.pop(held.name, None)
         self._agents[_hash(held.agent_token)] = held
         self._empty.clear()
         self.losses.now_open(len(self._held))
-        held.tally.opened += 1
-        with About(held.name, held.tally.name):
+        held.counters.opened += 1
+        with About(held.name, held.counters.name):
             logger.info("session opened")
         if self._max_age is not None:
             loop = asyncio.get_running_loop()
@@ -256,13 +260,13 @@ class Roster:
             if not self._held:
                 self._empty.set()
 
-    async def _end(self, held: Held, reason: Refusal) -> None:
+    async def _end(self, held: ServedSession, reason: Refusal) -> None:
         """Close a session; its place stays taken."""
         del self._held[held.name]
         self.losses.now_open(len(self._held))
         held.owner.names.discard(held.name)
         del self._agents[_hash(held.agent_token)]
-        with About(held.name, held.tally.name):
+        with About(held.name, held.counters.name):
             try:
                 await held.close(reason)
             finally:
@@ -270,8 +274,8 @@ class Roster:
                     tell(held.name)
                 fault = reason.fault
                 if fault.end is not None:
-                    self.tally.failed(fault.code, fault.end, fault.message, held.name, held.tally)
-                held.tally.closed[held.session.end or "none"] += 1
+                    self.counters.failed(fault.code, fault.end, fault.message, held.name, held.counters)
+                held.counters.closed[held.session.end or "none"] += 1
                 said = held.session.end or reason
                 logger.info("session closed after %d turns: %s", held.session.turn, said)
 
@@ -293,10 +297,10 @@ class Roster:
         self.draining = True
         await self._abandon((*self._coming, *self._held), stopping())
 
-    def _expire(self, held: Held) -> None:
+    def _expire(self, held: ServedSession) -> None:
         self.expel(held, Refusal(Code.CLOSED, f"the session reached its greatest age of {self._max_age:g} s"))
 
-    def expel(self, held: Held, reason: Refusal) -> None:
+    def expel(self, held: ServedSession, reason: Refusal) -> None:
         """Close a session that went beyond a bound, if it is open yet. Who asks for it later is told why."""
         if self._held.get(held.name) is not held:
             return

@@ -46,8 +46,8 @@ from turnwise.envs.openenv.aside import AT_ONCE
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.background import Background
 from turnwise.envs.serving.connection import Connection
+from turnwise.envs.serving.counters import Counters
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Fault, Refusal
-from turnwise.envs.serving.held import Principal
 from turnwise.envs.serving.hosts import is_loopback
 from turnwise.envs.serving.journal import Journal
 from turnwise.envs.serving.lease import Leases
@@ -57,10 +57,10 @@ from turnwise.envs.serving.openapi import operations
 from turnwise.envs.serving.operations import FAULT, Operations, counted, http_log
 from turnwise.envs.serving.roster import Roster
 from turnwise.envs.serving.routing import Place
+from turnwise.envs.serving.served_session import Principal
 from turnwise.envs.serving.service import Service
 from turnwise.envs.serving.siblings import Siblings
 from turnwise.envs.serving.status import Report, SandboxCounts, added_up
-from turnwise.envs.serving.tally import Tally
 from turnwise.envs.serving.tokens import Tokens, token_of
 from turnwise.envs.serving.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
 from turnwise.sandbox.contract import MiB
@@ -128,7 +128,7 @@ class EnvServer:
         self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
-        self._tally = Tally()
+        self._counters = Counters()
         self._siblings = Siblings(self._place, self._report, self._close_own)
         self._roster = Roster(
             self._local,
@@ -138,7 +138,7 @@ class EnvServer:
             max_age=max_age,
             journal=self._journal,
             place=self._place,
-            tally=self._tally,
+            counters=self._counters,
         )
         self.memory = MemoryBound(self._roster, self, session_memory)
         """Of each session."""
@@ -158,7 +158,7 @@ class EnvServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``UsageError`` where that is not possible, as on a port in use."""
-        middlewares = [counted(self._tally), _faults_as_json, failures_as_openenv]
+        middlewares = [counted(self._counters), _faults_as_json, failures_as_openenv]
         app = web.Application(middlewares=middlewares, client_max_size=MAX_FRAME)
         app.router.add_get("/health", self._health)
         app.router.add_get(PATH, self._connect)
@@ -276,23 +276,23 @@ class EnvServer:
 
     def _report(self) -> Report:
         """How this process is doing."""
-        tally, pools, journal = self._tally, self._local.pools, self._journal
+        counters, pools, journal = self._counters, self._local.pools, self._journal
         return Report(
             worker=self._place.index,
-            uptime=tally.clock() - tally.started,
-            seconds=tally.rate.seconds,
+            uptime=counters.clock() - counters.started,
+            seconds=counters.rate.seconds,
             draining=self._roster.draining,
             places=self._roster.sessions,
-            waiting=tally.waiting,
+            waiting=counters.waiting,
             connections=len(self._sockets),
             sessions=tuple(held.line(self._place.index) for held in self._roster.held),
             lost=self._roster.losses.lost,
-            envs=tuple(env.counts() for env in tally.envs.values()),
-            requests=tuple((kind, code, count) for (kind, code), count in tally.requests.items()),
-            steps_by_second=tally.rate.by_second(),
+            envs=tuple(env.counts() for env in counters.envs.values()),
+            requests=tuple((kind, code, count) for (kind, code), count in counters.requests.items()),
+            steps_by_second=counters.rate.by_second(),
             sandboxes=added_up([SandboxCounts(**asdict(pool)) for pool in pools]),
             journal_bytes=None if journal is None else journal.written,
-            errors=tuple(tally.errors),
+            errors=tuple(counters.errors),
         )
 
     async def _close(self, request: web.Request) -> web.Response:

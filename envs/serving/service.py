@@ -14,11 +14,11 @@ from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.local import find_task
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.faults import Code, Refusal
-from turnwise.envs.serving.held import Held, Owner, Principal
 from turnwise.envs.serving.journal import Concluded, Restored, Snapped, WasReset, stepped, view_hash
 from turnwise.envs.serving.listing import EnvInfo
 from turnwise.envs.serving.logs import About
 from turnwise.envs.serving.roster import Roster
+from turnwise.envs.serving.served_session import Owner, Principal, ServedSession
 from turnwise.envs.serving.tokens import MAY, Tokens
 from turnwise.envs.serving.wire import (
     CloseReply,
@@ -54,7 +54,7 @@ class Service:
 
     def __init__(self, roster: Roster, specs: Sequence[EnvSpec], tokens: Tokens) -> None:
         self.roster, self.specs = roster, tuple(specs)
-        self.tally = roster.tally
+        self.counters = roster.counters
         self._tokens = tokens
 
     def principal(self, token: str | None) -> Principal:
@@ -91,10 +91,10 @@ class Service:
             try:
                 reply = await self._classified(caller, request, owner, subject)
             except Refusal as refusal:
-                env = None if subject.env is None else self.tally.env(subject.env)
-                self.tally.refused(request.type, refusal.fault, request.session, env)
+                env = None if subject.env is None else self.counters.env(subject.env)
+                self.counters.refused(request.type, refusal.fault, request.session, env)
                 raise
-            self.tally.answered(request.type)
+            self.counters.answered(request.type)
             return reply
 
     async def _classified(self, caller: Principal, request: Request, owner: Owner, subject: About) -> Reply:
@@ -153,18 +153,18 @@ class Service:
                 return await self._snapshot(held, session, request)
             return await self._restore(held, session, request)
 
-    def _find(self, caller: Principal, request: Request, subject: About) -> Held:
+    def _find(self, caller: Principal, request: Request, subject: About) -> ServedSession:
         held = self.roster.find(request.session)
         held.call(caller)
-        subject.env = held.tally.name
+        subject.env = held.counters.name
         return held
 
-    def _seconds(self, held: Held, request: Request) -> float:
+    def _seconds(self, held: ServedSession, request: Request) -> float:
         return answer_seconds(request, held.session.limits, self.roster.patience)
 
     # -- opening
 
-    async def _open(self, request: OpenRequest, owner: Owner) -> Held:
+    async def _open(self, request: OpenRequest, owner: Owner) -> ServedSession:
         async def find() -> tuple[EnvSpec, Task]:
             spec = self._offered(request.env)
             return spec, await self.task(spec, request.task)
@@ -197,7 +197,7 @@ class Service:
             held.check_going()
             step = await session.step(request.action)
             assert step.record is not None
-            held.tally.stepped(step.record.seconds)
+            held.counters.stepped(step.record.seconds)
             held.view = step.view
             held.records.append(step.record)
             if held.log is not None:
@@ -207,7 +207,7 @@ class Service:
             step = step.model_copy(update={"record": None})
         return StepReply(id=request.id, step=step)
 
-    async def _reset(self, held: Held, session: Session, request: ResetRequest) -> ResetReply:
+    async def _reset(self, held: ServedSession, session: Session, request: ResetRequest) -> ResetReply:
         if held.view is not None or session.end is not None:
             raise Refusal(Code.WRONG_ORDER, "the session was reset before")
         held.view = await session.reset()
@@ -215,7 +215,9 @@ class Service:
             held.log.write(WasReset(view=view_hash(held.view)))
         return ResetReply(id=request.id, view=held.view)
 
-    async def _conclude(self, held: Held, session: Session, request: ConcludeRequest) -> ConcludeReply:
+    async def _conclude(
+        self, held: ServedSession, session: Session, request: ConcludeRequest
+    ) -> ConcludeReply:
         held.check_going()
         error = await session.conclude(request.end, request.error)
         end, score = session.end, session.score
@@ -226,13 +228,15 @@ class Service:
             held.log.write(asked)
         return ConcludeReply(id=request.id, end=end, score=score, error=error)
 
-    def _note_end(self, held: Held, error: str) -> None:
+    def _note_end(self, held: ServedSession, error: str) -> None:
         """Where the episode ended and it was not the agent's doing, that is an error."""
         end = held.session.end
         if end is not None and not end.trainable:
-            self.tally.failed(end, end, error, held.name, held.tally)
+            self.counters.failed(end, end, error, held.name, held.counters)
 
-    async def _snapshot(self, held: Held, session: Session, request: SnapshotRequest) -> SnapshotReply:
+    async def _snapshot(
+        self, held: ServedSession, session: Session, request: SnapshotRequest
+    ) -> SnapshotReply:
         held.check_going()
         await session.snapshot(request.name)
         held.save(request.name)
@@ -240,7 +244,7 @@ class Service:
             held.log.write(Snapped(name=request.name))
         return SnapshotReply(id=request.id)
 
-    async def _restore(self, held: Held, session: Session, request: RestoreRequest) -> RestoreReply:
+    async def _restore(self, held: ServedSession, session: Session, request: RestoreRequest) -> RestoreReply:
         await session.restore(request.name)
         held.go_back(request.name)
         if held.log is not None:

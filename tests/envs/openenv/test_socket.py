@@ -296,7 +296,7 @@ async def test_who_leaves_in_the_middle_of_a_request_is_no_failure_of_the_server
             if reset:
                 writer.transport.abort()
             writer.close()
-    counts = served.server._tally.requests
+    counts = served.server._counters.requests
     while sum(count for (kind, _), count in counts.items() if " /" in kind) < 2 * len(SENT):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert not [code for _, code in counts if code not in ("ok", "http_400")]

@@ -146,11 +146,11 @@ async def test_an_open_that_a_replica_does_not_answer_is_asked_of_another_and_le
     async with replicas(sessions=1) as (servers, proxy, envs), AsyncExitStack() as stack:
         first, second = [await opened(envs, stack) for _ in range(2)]
         third = asyncio.create_task(opened(envs, stack))
-        while not servers[0]._tally.waiting:  # noqa: ASYNC110 - it is in the queue there then
+        while not servers[0]._counters.waiting:  # noqa: ASYNC110 - it is in the queue there then
             await asyncio.sleep(0.01)
         proxy.away = {0}
         proxy.cut()
-        while not servers[1]._tally.waiting:  # noqa: ASYNC110
+        while not servers[1]._counters.waiting:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         proxy.away = set()
         await first.step(call("check"))

@@ -31,7 +31,7 @@ OK = "ok"
 
 
 @dataclass(slots=True)
-class EnvTally:
+class EnvCounters:
     """The counts of one environment."""
 
     name: str
@@ -91,7 +91,7 @@ class Rate:
         self._second = second
 
 
-class Tally:
+class Counters:
     """All counts of one server process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -103,13 +103,13 @@ class Tally:
         """Who waits for a place."""
         self.requests: Counter[tuple[str, str]] = Counter()
         """By type and code."""
-        self.envs: dict[str, EnvTally] = {}
+        self.envs: dict[str, EnvCounters] = {}
         self.errors: deque[ErrorLine] = deque(maxlen=KEPT_ERRORS)
 
-    def env(self, name: str) -> EnvTally:
+    def env(self, name: str) -> EnvCounters:
         """The counts of an environment."""
         if name not in self.envs:
-            self.envs[name] = EnvTally(name, self.rate)
+            self.envs[name] = EnvCounters(name, self.rate)
         return self.envs[name]
 
     @contextmanager
@@ -126,7 +126,7 @@ class Tally:
         self.requests[kind, code] += 1
 
     def refused(
-        self, kind: str, fault: Fault, session: str | None = None, env: EnvTally | None = None
+        self, kind: str, fault: Fault, session: str | None = None, env: EnvCounters | None = None
     ) -> None:
         """A request of a type met a fault."""
         self.requests[kind, fault.code] += 1
@@ -135,7 +135,7 @@ class Tally:
             self.failed(fault.code, end, fault.message, session, env)
 
     def failed(
-        self, code: str, end: EndReason | None, message: str, session: str | None, env: EnvTally | None
+        self, code: str, end: EndReason | None, message: str, session: str | None, env: EnvCounters | None
     ) -> None:
         """Something failed that was not the caller's doing; keep it for whoever looks. What an environment's
         own code raised may quote a task's secrets: of that the kind alone is kept."""

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Literal
 
 from turnwise.envs.registry import EnvSpec
+from turnwise.envs.serving.counters import EnvCounters
 from turnwise.envs.serving.faults import Code, Fault, Refusal
 from turnwise.envs.serving.journal import SessionLog
 from turnwise.envs.serving.listing import SessionLine
-from turnwise.envs.serving.tally import EnvTally
 from turnwise.envs.serving.wire import GRACE_SECONDS, Role, SessionInfo
 from turnwise.envs.session import Session
 from turnwise.envs.types import AgentView, StepRecord
@@ -30,7 +30,7 @@ class Principal:
     """Who is calling."""
 
     role: Role
-    held: Held | None = None
+    held: ServedSession | None = None
     """The agent's session."""
 
 
@@ -85,7 +85,7 @@ class Scope:
                 self._done.set()
 
 
-class Held:
+class ServedSession:
     """A session, and what its server keeps about it."""
 
     def __init__(
@@ -95,11 +95,11 @@ class Held:
         session: Session,
         owner: Owner,
         agent_token: str,
-        tally: EnvTally,
+        counters: EnvCounters,
         log: SessionLog | None = None,
     ) -> None:
         self.name, self.spec, self.session, self.owner, self.log = name, spec, session, owner, log
-        self.agent_token, self.tally = agent_token, tally
+        self.agent_token, self.counters = agent_token, counters
         self.view: AgentView | None = None
         """What the agent saw last."""
         self.records: list[StepRecord] = []
@@ -208,11 +208,11 @@ class Held:
 
 
 class Alone:
-    """See :meth:`Held.alone`. A class, for it is entered at every step."""
+    """See :meth:`ServedSession.alone`. A class, for it is entered at every step."""
 
     __slots__ = ("_held", "_scope", "_seconds")
 
-    def __init__(self, held: Held, seconds: float) -> None:
+    def __init__(self, held: ServedSession, seconds: float) -> None:
         self._held, self._seconds = held, seconds
 
     async def __aenter__(self) -> Session:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from turnwise.envs.serving.counters import KEPT_ERRORS, Counters
 from turnwise.envs.serving.faults import Code, Refusal
 from turnwise.envs.serving.losses import Losses
 from turnwise.envs.serving.routing import Replica
 from turnwise.envs.serving.siblings import Siblings
 from turnwise.envs.serving.status import BOUNDS, Report, SandboxCounts, whole
-from turnwise.envs.serving.tally import KEPT_ERRORS, Tally
 from turnwise.envs.types import EndReason
 
 
@@ -25,59 +25,59 @@ class Clock:
         return self.now
 
 
-def report(tally: Tally, worker: int = 0, sandboxes: SandboxCounts | None = None) -> Report:
+def report(counters: Counters, worker: int = 0, sandboxes: SandboxCounts | None = None) -> Report:
     """What a worker without sessions says."""
     return Report(
         worker=worker,
-        uptime=tally.clock() - tally.started,
-        seconds=tally.rate.seconds,
+        uptime=counters.clock() - counters.started,
+        seconds=counters.rate.seconds,
         draining=False,
         places=8,
-        waiting=tally.waiting,
+        waiting=counters.waiting,
         connections=1,
         sessions=(),
         lost=worker,
-        envs=tuple(env.counts() for env in tally.envs.values()),
-        requests=tuple((kind, code, count) for (kind, code), count in tally.requests.items()),
-        steps_by_second=tally.rate.by_second(),
+        envs=tuple(env.counts() for env in counters.envs.values()),
+        requests=tuple((kind, code, count) for (kind, code), count in counters.requests.items()),
+        steps_by_second=counters.rate.by_second(),
         sandboxes=sandboxes,
         journal_bytes=None,
-        errors=tuple(tally.errors),
+        errors=tuple(counters.errors),
     )
 
 
 def test_rates_are_of_whole_seconds_and_of_no_more_than_there_were() -> None:
     clock = Clock()
-    tally = Tally(clock)
-    env = tally.env("e")
+    counters = Counters(clock)
+    env = counters.env("e")
     for second in range(5):
         clock.now = 1000.5 + second
         for _ in range(second):
             env.stepped(0.001)
-    rates = whole([report(tally)], []).rates
+    rates = whole([report(counters)], []).rates
     assert rates.by_second[-5:] == (0, 0, 1, 2, 3), "the second that is going on does not count"
     assert (rates.last_10_s, rates.last_60_s) == (6 / 4, 6 / 4)
     clock.now += 30
-    rates = whole([report(tally)], []).rates
+    rates = whole([report(counters)], []).rates
     assert (rates.last_10_s, rates.last_60_s) == (0.0, 10 / 34)
     clock.now += 3600
-    assert sum(whole([report(tally)], []).rates.by_second) == 0
+    assert sum(whole([report(counters)], []).rates.by_second) == 0
 
 
 def test_rates_count_the_second_in_which_the_server_started() -> None:
     clock = Clock()
     clock.now = 1000.9
-    tally = Tally(clock)
-    env = tally.env("e")
+    counters = Counters(clock)
+    env = counters.env("e")
     env.stepped(0.001)
     for now, rate in ((1000.95, 0.0), (1001.0, 1.0), (1003.2, 1 / 3), (1009.9, 1 / 9), (1011.0, 0.0)):
         clock.now = now
-        assert whole([report(tally)], []).rates.last_10_s == rate
-    assert whole([report(tally)], []).rates.last_60_s == 1 / 11
+        assert whole([report(counters)], []).rates.last_10_s == rate
+    assert whole([report(counters)], []).rates.last_60_s == 1 / 11
 
 
 def test_a_step_is_counted_in_the_bucket_that_holds_its_time() -> None:
-    env = Tally().env("e")
+    env = Counters().env("e")
     for seconds in (0.0, BOUNDS[0], 0.002, 1e9):
         env.stepped(seconds)
     counts = env.counts()
@@ -86,12 +86,14 @@ def test_a_step_is_counted_in_the_bucket_that_holds_its_time() -> None:
 
 
 def test_errors_are_bounded_in_number_and_length() -> None:
-    tally = Tally()
+    counters = Counters()
     for number in range(3 * KEPT_ERRORS):
-        tally.failed("infra_error", EndReason.INFRA_ERROR, f"{number} " + "x" * 9999, None, tally.env("e"))
-    assert len(tally.errors) == KEPT_ERRORS
-    assert max(len(line.message) for line in tally.errors) < 1000
-    assert tally.env("e").infra_failures == 3 * KEPT_ERRORS
+        counters.failed(
+            "infra_error", EndReason.INFRA_ERROR, f"{number} " + "x" * 9999, None, counters.env("e")
+        )
+    assert len(counters.errors) == KEPT_ERRORS
+    assert max(len(line.message) for line in counters.errors) < 1000
+    assert counters.env("e").infra_failures == 3 * KEPT_ERRORS
 
 
 async def test_whichever_worker_is_asked_answers_for_all(
@@ -99,12 +101,12 @@ async def test_whichever_worker_is_asked_answers_for_all(
 ) -> None:
     monkeypatch.setattr("turnwise.envs.serving.siblings.ANSWER_SECONDS", 60.0)
     clock = Clock()
-    one, two = Tally(clock), Tally(clock)
+    one, two = Counters(clock), Counters(clock)
     one.env("e").stepped(0.5)
     two.env("e").stepped(0.25)
     two.env("f").opened += 1
-    for tally in (one, two):
-        tally.refused("step", Refusal(Code.BUSY, "full").fault)
+    for counters in (one, two):
+        counters.refused("step", Refusal(Code.BUSY, "full").fault)
     clock.now += 1
     boxes = SandboxCounts(in_use=1, idle=2, created=3, recycled=4, died=5)
     async with (
@@ -147,7 +149,7 @@ async def test_a_worker_that_died_is_down_and_one_that_says_nonsense_too(tmp_pat
         writer.close()
 
     def worker(index: int) -> Siblings:
-        return Siblings(Replica().place(index, 3, tmp_path), lambda: report(Tally(), index), has_none)
+        return Siblings(Replica().place(index, 3, tmp_path), lambda: report(Counters(), index), has_none)
 
     async with asyncio.timeout(120), worker(0) as alone:
         async with worker(1):
