@@ -145,7 +145,8 @@ def until(condition: Any) -> None:
 def test_nothing_is_left_running(place: Path, number: signal.Signals) -> None:
     """Ended while its first run is at work; SIGINT as Ctrl-C sends it, to all of the processes."""
     folder = f"stopped-{number.name}"
-    words = f"compare a.yaml b.yaml --seeds 1 --set warm_start.demonstrations=5000 --run {folder}"
+    endless = "--set warm_start.gate=1 --set warm_start.max_steps=1000000"
+    words = f"compare a.yaml b.yaml --seeds 1 {endless} --run {folder}"
     process = subprocess.Popen(
         [sys.executable, "-c", "from turnwise.cli import main; main()", *words.split()],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
