@@ -47,6 +47,8 @@ VALID = RewardTerm(channel=VALIDITY, level=1, value=1.0)
 INVALID = RewardTerm(channel=VALIDITY, level=1, value=0.0)
 SNAPSHOTS = 16
 """What one session may keep at once."""
+FAILURES = (Exception, SystemExit)
+"""What an environment's code may raise. ``sys.exit()`` in it ends its own episode, not the whole process."""
 
 
 class EpisodeFailed(Exception):
@@ -77,7 +79,7 @@ class Saved:
     reached: dict[str, int]
 
 
-def classify(error: Exception) -> EndReason:
+def classify(error: Exception | SystemExit) -> EndReason:
     """Whose failure an exception is: the agent's, the machine's or the environment's code's."""
     if isinstance(error, LimitExceeded):
         return EndReason.AGENT_FAULT
@@ -131,7 +133,7 @@ class Session:
                 self.env.sandbox = await self._sandboxes.acquire(spec, self.env.beginning(self.task))
             async with asyncio.timeout(self.limits.seconds):
                 view = await self.env.reset(self.task)
-        except Exception as error:  # the boundary where failures are classified
+        except FAILURES as error:  # the boundary where failures are classified
             end = classify(error)
             # The agent has not acted yet: it is the environment that does not fit its own limits.
             self.end = EndReason.ENV_ERROR if end is EndReason.AGENT_FAULT else end
@@ -147,7 +149,7 @@ class Session:
             try:
                 view, valid, end, error = await self._act(action)
                 reached, terms, digest = await within(self.limits.tool_seconds, self._observe(valid))
-            except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
+            except FAILURES as failure:  # the boundary where failures are classified
                 view, valid, reached, terms, digest = text(""), False, (), (), ""
                 end, error = classify(failure), f"{type(failure).__name__}: {failure}"
             self.turn += 1
@@ -193,7 +195,7 @@ class Session:
                 raise ValueError(f"{self.env.name}.grade() returned {score}, not within [0, 1]")
             if self.grade is not None and self.grade.agent_fault:
                 end, score, error = EndReason.AGENT_FAULT, 0.0, "; ".join(self.grade.notes)
-        except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
+        except FAILURES as failure:  # the boundary where failures are classified
             self.end = classify(failure)
             self.score = 0.0 if self.end is EndReason.AGENT_FAULT else None
             return f"{type(failure).__name__}: {failure}"

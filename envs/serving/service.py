@@ -42,7 +42,7 @@ from turnwise.envs.serving.wire import (
     TaskChoice,
     answer_seconds,
 )
-from turnwise.envs.session import EpisodeFailed, Session
+from turnwise.envs.session import FAILURES, EpisodeFailed, Session
 from turnwise.envs.types import SPLITS, EpisodeLimits, Task
 from turnwise.sandbox.contract import SandboxError
 
@@ -109,7 +109,7 @@ class Service:
             raise Refusal(Code.SANDBOX, str(failure)) from failure
         except UsageError as mistake:
             raise Refusal(Code.USAGE, str(mistake)) from mistake
-        except Exception as failure:
+        except FAILURES as failure:
             logger.exception("A request %s failed", request.type)
             raise Refusal(Code.INTERNAL, "the server failed") from failure
 
