@@ -22,6 +22,7 @@ from typing import Self, TypeVar
 from uuid import uuid4
 
 from turnwise.envs.errors import UsageError
+from turnwise.envs.given import check_action, check_end, check_name, check_task, check_whole
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.dialler import Dialler, ServerFailed, dialling
 from turnwise.envs.serving.faults import Code, Fault
@@ -55,6 +56,7 @@ from turnwise.envs.serving.wire import (
     answer_seconds,
 )
 from turnwise.envs.session import EpisodeFailed
+from turnwise.envs.tasks import check_split
 from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Step, StepRecord, Task
 
 MARGIN_SECONDS = 30.0
@@ -98,11 +100,11 @@ class RemoteEnvs:
         back. Raises :class:`ServerFailed` where none does, and ``UsageError`` for an environment, split or
         task that the server does not have.
         """
-        choice = (
-            TaskBySeed(seed=seed, split=split)
-            if task is None
-            else TaskByRef(ref=task.ref, public=task.public)
-        )
+        choice: TaskChoice
+        if task is None:
+            choice = TaskBySeed(seed=check_whole("seed", seed), split=check_split(split))
+        else:
+            choice = TaskByRef(ref=check_task(task).ref, public=task.public)
         desk, info = await self._begin(EnvSpec.parse(env), choice)
         try:
             async with RemoteSession(desk, info) as session:
@@ -132,14 +134,16 @@ class RemoteEnvs:
                     desk.stop()
 
     async def attach(self, session: str | None = None) -> RemoteSession:
-        """A session that another client opened and closes, by its name; an agent's token has but one.
+        """A session that another client opened and closes, by its name; an agent's token has but one. Raises
+        ``UsageError`` for a name that is none, and what :meth:`open` does.
 
         What is allowed there is up to the token: an agent may ``step``, and its steps have no record; a
         grader may ``conclude`` and ask for ``records``.
         """
-        name = session or self._welcome.session
+        name = self._welcome.session if session is None else session
         if name is None:
             raise UsageError("attach(session): name the session; only an agent's token has one of its own")
+        name = check_name("session", name)
         first, failures = self._welcome.worker, []
         away = [number for number, desk in self._desks.items() if not desk.link.up]
         for worker in sorted(range(self._welcome.workers), key=lambda n: (n in away, n != first)):
@@ -287,7 +291,8 @@ class RemoteSession:
 
     async def step(self, action: Action) -> Step:
         """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end and while another call
-        runs, and :class:`ServerFailed`."""
+        runs, ``UsageError`` for what is no action, and :class:`ServerFailed`."""
+        action = check_action(action)
         request = StepRequest(id=self._desk.next_id(), session=self.info.session, action=action)
         step = (await self._desk.ask(request, self.limits, StepReply)).step
         self.turn += 1
@@ -299,6 +304,7 @@ class RemoteSession:
 
     async def conclude(self, end: EndReason, error: str = "") -> str:
         """End the episode for a reason and grade it; returns what went wrong, if anything did."""
+        end = check_end(end)
         request = ConcludeRequest(id=self._desk.next_id(), session=self.info.session, end=end, error=error)
         reply = await self._desk.ask(request, self.limits, ConcludeReply)
         self.end, self.score = reply.end, reply.score
@@ -310,7 +316,7 @@ class RemoteSession:
         The caller closes them; what it forgets ends with this client. Raises :class:`ServerFailed` where
         there are not as many places free.
         """
-        names = [uuid4().hex for _ in range(count)]
+        names = [uuid4().hex for _ in range(check_whole("count", count, least=0))]
         request = ForkRequest(id=self._desk.next_id(), session=self.info.session, twins=tuple(names))
         reply = await self._desk.begin(request, names, self.limits, ForkReply)
         twins = [RemoteSession(self._desk, info) for info in reply.twins]
@@ -323,11 +329,13 @@ class RemoteSession:
 
         Processes in the sandbox end. Raises ``UsageError`` for one too many, and what :meth:`step` does.
         """
+        name = check_name("snapshot", name)
         request = SnapshotRequest(id=self._desk.next_id(), session=self.info.session, name=name)
         await self._desk.ask(request, self.limits, SnapshotReply)
 
     async def restore(self, name: str) -> None:
         """Go back to a snapshot, also after the end. Raises ``UsageError`` for a name that has none."""
+        name = check_name("snapshot", name)
         request = RestoreRequest(id=self._desk.next_id(), session=self.info.session, name=name)
         reply = await self._desk.ask(request, self.limits, RestoreReply)
         self.turn, self.reached, self.end, self.score = reply.turn, dict(reply.reached), None, None

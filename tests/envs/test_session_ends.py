@@ -216,7 +216,7 @@ async def test_a_failed_start_is_the_environments_or_the_machines(envs: LocalEnv
 
 
 async def leave(envs: LocalEnvs | RemoteEnvs, at: str) -> None:
-    """An episode whose environment calls ``sys.exit`` somewhere fails, and its failure is the environment's."""
+    """An episode whose environment calls ``sys.exit`` somewhere: the failure is the environment's."""
     async with envs.open(f"test/leaver?at={at}") as env:
         if at == "reset":
             with pytest.raises(EpisodeFailed, match="SystemExit: 3") as failed:
