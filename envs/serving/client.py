@@ -267,7 +267,7 @@ class RemoteSession:
         self.score: float | None = None
         self.reached: dict[str, int] = {}
         """Milestones reached, with the turn."""
-        self._desk, self._own = desk, own
+        self._desk, self._own, self._lease = desk, own, desk.link.welcome.lease
 
     @property
     def guide(self) -> str:
@@ -284,17 +284,26 @@ class RemoteSession:
         """For the agent's side: ``connect(url, token=…)`` and ``attach()``. None where this is that side."""
         return self.info.agent_token
 
+    async def _ask(self, request: Request, answer: type[Answer]) -> Answer:
+        try:
+            return await self._desk.ask(request, self.limits, answer)
+        except ServerFailed as failure:
+            if failure.code is not Code.UNKNOWN_SESSION or self._desk.link.welcome.lease == self._lease:
+                raise
+            said = f"session {self.info.session!r} ended with its worker or its client's lease; open another"
+            raise ServerFailed(said, Code.GONE) from None
+
     async def reset(self) -> AgentView:
         """Start; the episode's time begins now. Raises ``EpisodeFailed`` and what :meth:`step` does."""
         request = ResetRequest(id=self._desk.next_id(), session=self.info.session)
-        return (await self._desk.ask(request, self.limits, ResetReply)).view
+        return (await self._ask(request, ResetReply)).view
 
     async def step(self, action: Action) -> Step:
         """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end and while another call
         runs, ``UsageError`` for what is no action, and :class:`ServerFailed`."""
         action = check_action(action)
         request = StepRequest(id=self._desk.next_id(), session=self.info.session, action=action)
-        step = (await self._desk.ask(request, self.limits, StepReply)).step
+        step = (await self._ask(request, StepReply)).step
         self.turn += 1
         self.end = step.end
         if step.record is not None:
@@ -306,7 +315,7 @@ class RemoteSession:
         """End the episode for a reason and grade it; returns what went wrong, if anything did."""
         end = check_end(end)
         request = ConcludeRequest(id=self._desk.next_id(), session=self.info.session, end=end, error=error)
-        reply = await self._desk.ask(request, self.limits, ConcludeReply)
+        reply = await self._ask(request, ConcludeReply)
         self.end, self.score = reply.end, reply.score
         return reply.error
 
@@ -331,19 +340,23 @@ class RemoteSession:
         """
         name = check_name("snapshot", name)
         request = SnapshotRequest(id=self._desk.next_id(), session=self.info.session, name=name)
-        await self._desk.ask(request, self.limits, SnapshotReply)
+        await self._ask(request, SnapshotReply)
 
     async def restore(self, name: str) -> None:
         """Go back to a snapshot, also after the end. Raises ``UsageError`` for a name that has none."""
         name = check_name("snapshot", name)
         request = RestoreRequest(id=self._desk.next_id(), session=self.info.session, name=name)
-        reply = await self._desk.ask(request, self.limits, RestoreReply)
+        reply = await self._ask(request, RestoreReply)
         self.turn, self.reached, self.end, self.score = reply.turn, dict(reply.reached), None, None
 
     async def records(self) -> tuple[StepRecord, ...]:
-        """What the turns so far were worth."""
+        """What the turns so far were worth. Brings this up to date with what others did in the session: its
+        agent at a connection of its own, or a grader."""
         request = RecordsRequest(id=self._desk.next_id(), session=self.info.session)
-        return (await self._desk.ask(request, self.limits, RecordsReply)).records
+        reply = await self._ask(request, RecordsReply)
+        self.turn, self.end, self.score = len(reply.records), reply.end, reply.score
+        self.reached = {name: record.turn for record in reply.records for name in record.milestones}
+        return reply.records
 
     async def close(self) -> None:
         """Give it up. Closing twice is harmless. Who only attached lets go: the session is another's."""

@@ -139,7 +139,8 @@ class Service:
         if request.type == "attach":
             return SessionReply(id=request.id, info=held.info(caller))
         if request.type == "records":
-            return RecordsReply(id=request.id, records=tuple(held.records))
+            records, session = tuple(held.records), held.session
+            return RecordsReply(id=request.id, records=records, end=session.end, score=session.score)
         seconds = self._seconds(held, request)
         if request.type == "fork":
             twins = await self.roster.fork(held, request.twins, owner, seconds)

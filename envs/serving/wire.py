@@ -144,7 +144,7 @@ class RestoreRequest(SessionRequest):
 
 
 class RecordsRequest(SessionRequest):
-    """Learn what the turns so far were worth."""
+    """Learn what the turns so far were worth, and how the episode ended if it did."""
 
     type: Literal["records"] = "records"
 
@@ -275,6 +275,8 @@ class RecordsReply(Model):
     type: Literal["records"] = "records"
     id: MessageId
     records: tuple[StepRecord, ...]
+    end: EndReason | None
+    score: float | None
 
 
 class CloseReply(Model):
