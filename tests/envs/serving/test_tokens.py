@@ -189,7 +189,8 @@ async def test_no_token_and_no_key_of_a_lease_is_ever_logged_or_shown(
     ("lines", "said"),
     [
         ("\n", "holds no token"),
-        ("tester abc", "unknown role in line 1"),
+        ("abc def", "line 1: give each role"),
+        ("tester abc", "line 1: give each role"),
         ("trainer", "ROLE TOKEN"),
         ("trainer a b", "ROLE TOKEN"),
         ("trainer abc\ngrader abc", "the same"),
