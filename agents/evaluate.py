@@ -20,8 +20,10 @@ from turnwise.agents.rollout import Listener, RolloutPlan, rollout
 from turnwise.agents.scripted import SCRIPTED, scripted
 from turnwise.agents.trajectory import Sampling
 from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.given import check_whole
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec
+from turnwise.envs.tasks import check_split
 
 DEFAULT_TASKS = 128
 
@@ -43,18 +45,20 @@ async def evaluate(
     """Run a policy on the first ``tasks`` tasks of a split (None: all, up to 128), ``k`` episodes each.
 
     ``sampling`` is for policies loaded from a folder; ``envs`` for environments elsewhere than in this
-    process. Raises ``UsageError`` for an unknown environment, split, policy or folder.
+    process. Raises ``UsageError`` for an unknown environment, split, policy or folder, and for a number that
+    is none.
     """
     spec = EnvSpec.parse(env)
     instance = spec.make()
-    task_set = instance.task_set(split)
+    task_set = instance.task_set(check_split(split))
     if not len(task_set):
         raise UsageError(f"split {split!r} of {spec} has 0 tasks")
-    tasks = min(len(task_set), DEFAULT_TASKS) if tasks is None else tasks
-    if tasks < 1 or k < 1:
+    tasks = min(len(task_set), DEFAULT_TASKS) if tasks is None else check_whole("tasks", tasks)
+    if tasks < 1 or check_whole("k", k) < 1:
         raise UsageError(f"tasks={tasks}, k={k}: both must be at least 1")
     if tasks > len(task_set):
         raise UsageError(f"tasks={tasks}: split {split!r} of {spec} has {len(task_set)}")
+    seed, concurrency = check_whole("seed", seed), check_whole("concurrency", concurrency, least=1)
     plan = RolloutPlan(task_set[:tasks], k, seed, f"eval-{split}", concurrency=concurrency)
     started = time.perf_counter()
     async with AsyncExitStack() as stack:

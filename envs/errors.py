@@ -23,13 +23,19 @@ class UsageError(ValueError):
     """A name, an option or a file that the user can put right. Its message is a single line."""
 
 
-def unknown(what: str, value: str, allowed: Iterable[str]) -> UsageError:
+def shown(value: object) -> str:
+    """A value as a message shows it: as it would be written, and not all of it where that is long."""
+    written = " ".join(repr(value).split())
+    return written if len(written) <= 80 else f"{written[:77]}..."
+
+
+def unknown(what: str, value: object, allowed: Iterable[str]) -> UsageError:
     """The error for a name that does not exist; ``what`` says what it should have named.
 
     ``unknown environment 'tool/x'; did you mean 'tools/x'? (allowed: tools/x)``
     """
     names = sorted(allowed)
-    near = get_close_matches(value, names, n=1, cutoff=0.5)
+    near = get_close_matches(value, names, n=1, cutoff=0.5) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {what} {value!r}{hint} (allowed: {', '.join(names) or 'none'})")
 

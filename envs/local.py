@@ -15,10 +15,12 @@ from typing import Self
 
 from turnwise.envs.env import Env
 from turnwise.envs.errors import UsageError
+from turnwise.envs.given import check_task, check_whole
 from turnwise.envs.prepared import Prepared
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.session import Session
 from turnwise.envs.source import Preparation
+from turnwise.envs.tasks import check_split
 from turnwise.envs.types import SPLITS, SandboxRecord, Task, TaskRef
 from turnwise.sandbox.backends import backend, load
 from turnwise.sandbox.contract import Backend, Sandbox, SandboxSpec, Snapshot
@@ -52,12 +54,13 @@ class LocalEnvs:
     """``async with LocalEnvs() as envs, envs.open("tools/configdesk", seed=3) as env: …``"""
 
     def __init__(self, *, backend: str | None = None, capacity: int = 128) -> None:
-        """``backend`` None is the best this machine has. Raises ``UsageError`` for an unknown one."""
+        """``backend`` None is the best this machine has. Raises ``UsageError`` for an unknown one, and for a
+        capacity that is none."""
         try:
             self._backend_name = None if backend is None else load(backend).name
         except ValueError as error:
             raise UsageError(str(error)) from None
-        self.capacity = capacity
+        self.capacity = check_whole("capacity", capacity, least=1)
         """Sandboxes of one kind alive at once; more sessions wait their turn."""
         self._backend: Backend | None = None
         self._pools: dict[tuple[SandboxSpec, bool], Pool] = {}
@@ -85,10 +88,12 @@ class LocalEnvs:
     def session(
         self, env: str | EnvSpec, *, task: Task | None = None, seed: int = 0, split: str = "train"
     ) -> Session:
-        """What :meth:`open` opens, for a caller that closes it itself."""
+        """What :meth:`open` opens, for a caller that closes it itself. Raises ``UsageError`` for an
+        environment, task, seed or split that is none."""
         instance = EnvSpec.parse(env).make()
         if task is None:
-            task = instance.task_set(split).nth(seed)
+            task = instance.task_set(check_split(split)).nth(check_whole("seed", seed))
+        check_task(task)
         own = Task(ref=task.ref, public=task.public, secret=task.secret)  # with a fresh stream of randomness
         return Session(instance, own, self)
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from pydantic import Field, JsonValue, ValidationError
 
 from turnwise.envs.env import Env
-from turnwise.envs.errors import UsageError, invalid, unknown
+from turnwise.envs.errors import UsageError, invalid, shown, unknown
 from turnwise.envs.types import Model
 
 PLUGINS = "turnwise.plugins"
@@ -89,9 +89,11 @@ class EnvSpec(Model):
 
     @classmethod
     def parse(cls, spec: str | EnvSpec) -> EnvSpec:
-        """From ``name`` or ``name?option=value&…``."""
+        """From ``name`` or ``name?option=value&…``. Raises ``UsageError`` for what is neither."""
         if isinstance(spec, EnvSpec):
             return spec
+        if not isinstance(spec, str):
+            raise UsageError(f"environment {shown(spec)}: must be a name such as 'tools/configdesk'")
         name, _, query = spec.partition("?")
         try:
             pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []

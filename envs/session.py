@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from turnwise.envs.env import OUTCOME, VALIDITY, Env, describe
 from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.given import check_action, check_end, check_name, check_whole
 from turnwise.envs.source import SandboxSource
 from turnwise.envs.tool import ToolError
 from turnwise.envs.types import (
@@ -33,10 +34,10 @@ from turnwise.envs.types import (
     StepRecord,
     Task,
     TextAction,
-    TextBlock,
     ToolCall,
     text,
 )
+from turnwise.envs.views import cut, joined, with_reason
 from turnwise.envs.within import Overdue, within
 from turnwise.sandbox.contract import LimitExceeded, Sandbox, SandboxError, Snapshot
 from turnwise.sandbox.ending import to_the_end
@@ -47,6 +48,8 @@ VALID = RewardTerm(channel=VALIDITY, level=1, value=1.0)
 INVALID = RewardTerm(channel=VALIDITY, level=1, value=0.0)
 SNAPSHOTS = 16
 """What one session may keep at once."""
+FAILURES = (Exception, SystemExit)
+"""What an environment's code may raise. ``sys.exit()`` in it ends its own episode, not the whole process."""
 
 
 class EpisodeFailed(Exception):
@@ -77,7 +80,7 @@ class Saved:
     reached: dict[str, int]
 
 
-def classify(error: Exception) -> EndReason:
+def classify(error: Exception | SystemExit) -> EndReason:
     """Whose failure an exception is: the agent's, the machine's or the environment's code's."""
     if isinstance(error, LimitExceeded):
         return EndReason.AGENT_FAULT
@@ -131,23 +134,26 @@ class Session:
                 self.env.sandbox = await self._sandboxes.acquire(spec, self.env.beginning(self.task))
             async with asyncio.timeout(self.limits.seconds):
                 view = await self.env.reset(self.task)
-        except Exception as error:  # the boundary where failures are classified
+        except FAILURES as error:  # the boundary where failures are classified
             end = classify(error)
             # The agent has not acted yet: it is the environment that does not fit its own limits.
             self.end = EndReason.ENV_ERROR if end is EndReason.AGENT_FAULT else end
             raise EpisodeFailed(self.end, f"{type(error).__name__}: {error}") from error
         self._deadline = time.monotonic() + self.limits.seconds
-        return AgentView(content=self._cut(view).content, tools=self.env.interface.specs)
+        return AgentView(
+            content=cut(view, self.limits.observation_chars).content, tools=self.env.interface.specs
+        )
 
     async def step(self, action: Action) -> Step:
         """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end, and while another
-        step runs."""
+        step runs, and ``UsageError`` for what is no action."""
+        action = check_action(action)
         with self._alone():
             started = time.perf_counter()
             try:
                 view, valid, end, error = await self._act(action)
                 reached, terms, digest = await within(self.limits.tool_seconds, self._observe(valid))
-            except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
+            except FAILURES as failure:  # the boundary where failures are classified
                 view, valid, reached, terms, digest = text(""), False, (), (), ""
                 end, error = classify(failure), f"{type(failure).__name__}: {failure}"
             self.turn += 1
@@ -155,7 +161,7 @@ class Session:
                 end = EndReason.TURN_LIMIT
             if end is not None:
                 error = await self.conclude(end, error)
-                view = _with_reason(view, self.grade)
+                view = with_reason(view, self.grade)
                 terms = (RewardTerm(channel=OUTCOME, level=0, value=self.score), *terms)
             record = StepRecord(
                 turn=self.turn - 1,
@@ -169,13 +175,15 @@ class Session:
                 grade=self.grade,
                 error=error,
             )
-        return Step(view=self._cut(view), record=record, end=self.end)
+        return Step(view=cut(view, self.limits.observation_chars), record=record, end=self.end)
 
     async def conclude(self, end: EndReason, error: str = "") -> str:
         """End the episode for a reason and grade it; returns what went wrong, if anything did.
 
-        Raises ``RuntimeError`` when it has ended already: an episode is graded once.
+        Raises ``RuntimeError`` when it has ended already: an episode is graded once; and ``UsageError`` for
+        a reason that is none.
         """
+        end = check_end(end)
         if self.end is not None:
             raise RuntimeError(f"the episode ended already ({self.end})")
         if not end.trainable:
@@ -193,7 +201,7 @@ class Session:
                 raise ValueError(f"{self.env.name}.grade() returned {score}, not within [0, 1]")
             if self.grade is not None and self.grade.agent_fault:
                 end, score, error = EndReason.AGENT_FAULT, 0.0, "; ".join(self.grade.notes)
-        except Exception as failure:  # noqa: BLE001  the boundary where failures are classified
+        except FAILURES as failure:  # the boundary where failures are classified
             self.end = classify(failure)
             self.score = 0.0 if self.end is EndReason.AGENT_FAULT else None
             return f"{type(failure).__name__}: {failure}"
@@ -203,8 +211,10 @@ class Session:
     async def fork(self, count: int) -> list[Session]:
         """``count`` sessions that go on from here, independent of this one and of each other.
 
-        The caller closes them. Raises ``RuntimeError`` while a step runs and after the end.
+        The caller closes them. Raises ``RuntimeError`` while a step runs and after the end, and
+        ``UsageError`` for a count that is none.
         """
+        count = check_whole("count", count, least=0)
         with self._alone():
             twins = [self._twin() for _ in range(count)]
             if "sandbox" in vars(self.env) and self._sandboxes is not None:
@@ -223,8 +233,10 @@ class Session:
         """Keep how the session stands, to go back to; what had the name before is dropped.
 
         Processes in the sandbox end. The session keeps up to :data:`SNAPSHOTS`, until it is closed; its
-        forks begin without. Raises ``UsageError`` for one too many, and what :meth:`fork` does.
+        forks begin without. Raises ``UsageError`` for one too many or a name that is none, and
+        ``RuntimeError`` as :meth:`fork` does.
         """
+        name = check_name("snapshot", name)
         if name not in self._snapshots and len(self._snapshots) >= SNAPSHOTS:
             raise UsageError(f"snapshot {name!r}: the session has {SNAPSHOTS} already; take the name of one")
         with self._alone():
@@ -240,7 +252,7 @@ class Session:
         Raises ``UsageError`` for a name that has none and ``RuntimeError`` while a step runs; where it
         fails otherwise, the episode ends as ``infra_error``.
         """
-        if name not in self._snapshots:
+        if check_name("snapshot", name) not in self._snapshots:
             raise unknown("snapshot", name, self._snapshots)
         ended = self.end, self.score, self.grade
         self.end = self.score = self.grade = None
@@ -337,11 +349,11 @@ class Session:
                 views.append(text(f"error: {one.name} {late}"))
                 valid = False
                 if late.over:
-                    return _join(views), valid, EndReason.TIME_LIMIT, ""
+                    return joined(views), valid, EndReason.TIME_LIMIT, ""
             else:
                 if tool.submits:
-                    return _join(views), valid, EndReason.SUBMITTED, ""
-        return _join(views), valid, None, ""
+                    return joined(views), valid, EndReason.SUBMITTED, ""
+        return joined(views), valid, None, ""
 
     async def _bounded(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do it within a tool's time and what is left of the episode's. Raises :class:`OutOfTime`."""
@@ -368,31 +380,3 @@ class Session:
             value = await reward(self.env)
             terms.append(RewardTerm(channel=reward.name, level=reward.level, value=value))
         return tuple(reached), tuple(terms), await self.env.digest()
-
-    def _cut(self, view: AgentView) -> AgentView:
-        """Cut long text in the middle, and say so."""
-        room = self.limits.observation_chars
-        if all(not isinstance(b, TextBlock) or len(b.text) <= room for b in view.content):
-            return view
-        blocks = []
-        for block in view.content:
-            if isinstance(block, TextBlock) and len(block.text) > room:
-                half = room // 2
-                gone = len(block.text) - 2 * half
-                cut = f"{block.text[:half]}\n[… {gone} characters cut …]\n{block.text[-half:]}"
-                block = TextBlock(text=cut)
-            blocks.append(block)
-        return view.model_copy(update={"content": tuple(blocks)})
-
-
-def _with_reason(view: AgentView, grade: Grade | None) -> AgentView:
-    """What the agent is told of its grade comes last."""
-    if grade is None or not grade.reason:
-        return view
-    return view.model_copy(update={"content": (*view.content, TextBlock(text=grade.reason))})
-
-
-def _join(views: list[AgentView]) -> AgentView:
-    if len(views) == 1:
-        return views[0]
-    return AgentView(content=tuple(block for view in views for block in view.content))

@@ -16,7 +16,7 @@ from turnwise.envs.errors import UsageError, unknown
 from turnwise.envs.types import SPLITS, Split, Task, TaskPublic, TaskRef
 
 
-def check_split(split: str) -> Split:
+def check_split(split: object) -> Split:
     """The split of that name. Raises ``UsageError`` for another."""
     for known in SPLITS:
         if split == known:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from turnwise.envs.local import LocalEnvs
 from turnwise.envs.serving.client import RemoteEnvs
 from turnwise.envs.serving.dialler import ServerFailed
 from turnwise.envs.serving.faults import Code
+from turnwise.envs.serving.folder import own_folder
 from turnwise.envs.serving.journal import read_journal
 from turnwise.envs.types import Action, Step, call
 from turnwise.sandbox.backends import probes
@@ -31,8 +33,8 @@ TOKEN = "not-to-be-shown"
 
 
 @asynccontextmanager
-async def served(*words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The command in a process of its own, and the line that it begins with."""
+async def started(*words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command in a process of its own, and a group."""
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -47,15 +49,23 @@ async def served(*words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process,
         env={**os.environ, "TURNWISE_TOKEN": TOKEN},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
-    assert process.stdout is not None
     try:
         async with asyncio.timeout(300):
-            yield process, (await process.stdout.readline()).decode()
+            yield process
     finally:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+@asynccontextmanager
+async def served(*words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """The same, and the line that it begins with."""
+    async with started(*words) as process:
+        assert process.stdout is not None
+        yield process, (await process.stdout.readline()).decode()
 
 
 async def demonstrate(seed: int) -> tuple[list[Action], list[Step]]:
@@ -152,7 +162,17 @@ async def test_sigterm_lets_sessions_end_and_a_second_one_does_not_wait() -> Non
         ([DESK, "--host", "0.0.0.0"], "TURNWISE_TOKEN"),
         ([DESK, "--host", "0.0.0.0", "--token", ""], "token"),
         ([DESK, "--sessions", "0"], "sessions=0"),
-        ([DESK, "--token-file", "absent"], "absent"),
+        ([DESK, "--workers", "100000", "--sessions", "100000"], "workers=100000: must be at most 256"),
+        ([DESK, "--patience", "nan"], "'nan' is no number of seconds"),
+        ([DESK, "--lease", "inf"], "'inf' is no number of seconds"),
+        ([DESK, "--host", "a..b", "--token", "x"], "cannot listen on a..b"),
+        ([DESK, "--token-file", "absent"], "absent: No such file"),
+        ([DESK, "--token-file", "."], "token file .: Is a directory"),
+        ([DESK, "--token-file", sys.executable], "is no text"),
+        ([DESK, "--journal", sys.executable], "is a file; name a folder"),
+        ([DESK, "--journal", sys.executable, "--workers", "2"], "is a file; name a folder"),
+        ([DESK, "--tls-cert", ".", "--tls-key", "."], "certificate ."),
+        ([DESK, "--tls-cert", __file__, "--tls-key", __file__], "no PEM files that belong together"),
         ([DESK, "--tls-cert", "cert.pem"], "--tls-key"),
         ([DESK, "--tls-cert", "absent.pem", "--tls-key", "absent.pem"], "absent.pem"),
         ([DESK, "--backend", "dcoker"], "namespaces"),
@@ -170,6 +190,52 @@ def test_what_cannot_be_served_is_refused_in_one_line(
     assert shown.out == ""
     assert said in shown.err
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--host", "0.0.0.0"], ["--token-file", "absent"]])
+def test_a_token_that_was_forgotten_is_not_the_same_as_none(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURNWISE_TOKEN", "")
+    assert run(["serve", DESK, *words]) == 2
+    assert capsys.readouterr().err.startswith("error: TURNWISE_TOKEN is empty: put a token into it")
+
+
+def folders(place: str) -> list[Path]:
+    return sorted(Path(place).glob("turnwise-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_while_many_workers_start_ends_them_without_a_word(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as place:  # tmp_path is long for a socket
+        monkeypatch.setenv("TMPDIR", place)
+        async with started("--workers", "256", "--sessions", "256") as process:
+            while not folders(place):  # noqa: ASYNC110 - another process makes it, and starts workers then
+                await asyncio.sleep(0.01)
+            os.killpg(process.pid, number)  # as a terminal does
+            output, errors = await process.communicate()
+        assert (process.returncode, output, errors) == (0, b"", b"")
+        assert folders(place) == []
+
+
+async def test_what_a_killed_server_left_is_removed_by_the_next_and_what_a_live_one_has_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.setenv("TMPDIR", place)
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        with own_folder() as live:
+            async with served("--workers", "2") as (killed, _):
+                (left,) = set(folders(place)) - {live}
+                killed.kill()
+                await killed.wait()
+            assert set(folders(place)) == {live, left}
+            async with served("--workers", "2"):
+                (own,) = set(folders(place)) - {live}
+                assert own != left
+        assert folders(place) == [own]
 
 
 def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from typing import Self, TypeVar
 from uuid import uuid4
 
 from turnwise.envs.errors import UsageError
+from turnwise.envs.given import check_action, check_end, check_name, check_task, check_whole
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.dialler import Dialler, ServerFailed, dialling
 from turnwise.envs.serving.faults import Code, Fault
@@ -55,6 +56,7 @@ from turnwise.envs.serving.wire import (
     answer_seconds,
 )
 from turnwise.envs.session import EpisodeFailed
+from turnwise.envs.tasks import check_split
 from turnwise.envs.types import Action, AgentView, EndReason, EpisodeLimits, Step, StepRecord, Task
 
 MARGIN_SECONDS = 30.0
@@ -98,11 +100,11 @@ class RemoteEnvs:
         back. Raises :class:`ServerFailed` where none does, and ``UsageError`` for an environment, split or
         task that the server does not have.
         """
-        choice = (
-            TaskBySeed(seed=seed, split=split)
-            if task is None
-            else TaskByRef(ref=task.ref, public=task.public)
-        )
+        choice: TaskChoice
+        if task is None:
+            choice = TaskBySeed(seed=check_whole("seed", seed), split=check_split(split))
+        else:
+            choice = TaskByRef(ref=check_task(task).ref, public=task.public)
         desk, info = await self._begin(EnvSpec.parse(env), choice)
         try:
             async with RemoteSession(desk, info) as session:
@@ -132,14 +134,16 @@ class RemoteEnvs:
                     desk.stop()
 
     async def attach(self, session: str | None = None) -> RemoteSession:
-        """A session that another client opened and closes, by its name; an agent's token has but one.
+        """A session that another client opened and closes, by its name; an agent's token has but one. Raises
+        ``UsageError`` for a name that is none, and what :meth:`open` does.
 
         What is allowed there is up to the token: an agent may ``step``, and its steps have no record; a
         grader may ``conclude`` and ask for ``records``.
         """
-        name = session or self._welcome.session
+        name = self._welcome.session if session is None else session
         if name is None:
             raise UsageError("attach(session): name the session; only an agent's token has one of its own")
+        name = check_name("session", name)
         first, failures = self._welcome.worker, []
         away = [number for number, desk in self._desks.items() if not desk.link.up]
         for worker in sorted(range(self._welcome.workers), key=lambda n: (n in away, n != first)):
@@ -264,7 +268,7 @@ class RemoteSession:
         self.score: float | None = None
         self.reached: dict[str, int] = {}
         """Milestones reached, with the turn."""
-        self._desk, self._own = desk, own
+        self._desk, self._own, self._lease = desk, own, desk.link.welcome.lease
 
     @property
     def guide(self) -> str:
@@ -281,16 +285,26 @@ class RemoteSession:
         """For the agent's side: ``connect(url, token=…)`` and ``attach()``. None where this is that side."""
         return self.info.agent_token
 
+    async def _ask(self, request: Request, answer: type[Answer]) -> Answer:
+        try:
+            return await self._desk.ask(request, self.limits, answer)
+        except ServerFailed as failure:
+            if failure.code is not Code.UNKNOWN_SESSION or self._desk.link.welcome.lease == self._lease:
+                raise
+            said = f"session {self.info.session!r} ended with its worker or its client's lease; open another"
+            raise ServerFailed(said, Code.GONE) from None
+
     async def reset(self) -> AgentView:
         """Start; the episode's time begins now. Raises ``EpisodeFailed`` and what :meth:`step` does."""
         request = ResetRequest(id=self._desk.next_id(), session=self.info.session)
-        return (await self._desk.ask(request, self.limits, ResetReply)).view
+        return (await self._ask(request, ResetReply)).view
 
     async def step(self, action: Action) -> Step:
         """Carry out one turn. Raises ``RuntimeError`` before the reset, after the end and while another call
-        runs, and :class:`ServerFailed`."""
+        runs, ``UsageError`` for what is no action, and :class:`ServerFailed`."""
+        action = check_action(action)
         request = StepRequest(id=self._desk.next_id(), session=self.info.session, action=action)
-        step = (await self._desk.ask(request, self.limits, StepReply)).step
+        step = (await self._ask(request, StepReply)).step
         self.turn += 1
         self.end = step.end
         if step.record is not None:
@@ -300,8 +314,9 @@ class RemoteSession:
 
     async def conclude(self, end: EndReason, error: str = "") -> str:
         """End the episode for a reason and grade it; returns what went wrong, if anything did."""
+        end = check_end(end)
         request = ConcludeRequest(id=self._desk.next_id(), session=self.info.session, end=end, error=error)
-        reply = await self._desk.ask(request, self.limits, ConcludeReply)
+        reply = await self._ask(request, ConcludeReply)
         self.end, self.score = reply.end, reply.score
         return reply.error
 
@@ -311,7 +326,7 @@ class RemoteSession:
         The caller closes them; what it forgets ends with this client. Raises :class:`ServerFailed` where
         there are not as many places free.
         """
-        names = [uuid4().hex for _ in range(count)]
+        names = [uuid4().hex for _ in range(check_whole("count", count, least=0))]
         request = ForkRequest(id=self._desk.next_id(), session=self.info.session, twins=tuple(names))
         reply = await self._desk.begin(request, names, self.limits, ForkReply)
         twins = [RemoteSession(self._desk, info) for info in reply.twins]
@@ -324,19 +339,25 @@ class RemoteSession:
 
         Processes in the sandbox end. Raises ``UsageError`` for one too many, and what :meth:`step` does.
         """
+        name = check_name("snapshot", name)
         request = SnapshotRequest(id=self._desk.next_id(), session=self.info.session, name=name)
-        await self._desk.ask(request, self.limits, SnapshotReply)
+        await self._ask(request, SnapshotReply)
 
     async def restore(self, name: str) -> None:
         """Go back to a snapshot, also after the end. Raises ``UsageError`` for a name that has none."""
+        name = check_name("snapshot", name)
         request = RestoreRequest(id=self._desk.next_id(), session=self.info.session, name=name)
-        reply = await self._desk.ask(request, self.limits, RestoreReply)
+        reply = await self._ask(request, RestoreReply)
         self.turn, self.reached, self.end, self.score = reply.turn, dict(reply.reached), None, None
 
     async def records(self) -> tuple[StepRecord, ...]:
-        """What the turns so far were worth."""
+        """What the turns so far were worth. Brings this up to date with what others did in the session: its
+        agent at a connection of its own, or a grader."""
         request = RecordsRequest(id=self._desk.next_id(), session=self.info.session)
-        return (await self._desk.ask(request, self.limits, RecordsReply)).records
+        reply = await self._ask(request, RecordsReply)
+        self.turn, self.end, self.score = len(reply.records), reply.end, reply.score
+        self.reached = {name: record.turn for record in reply.records for name in record.milestones}
+        return reply.records
 
     async def close(self) -> None:
         """Give it up. Closing twice is harmless. Who only attached lets go: the session is another's."""

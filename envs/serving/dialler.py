@@ -30,7 +30,8 @@ class ServerFailed(SandboxError):
     def __init__(self, message: str, code: Code | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
-        """What the server said; None where it said nothing."""
+        """What the server said, or ``gone`` where what was open is known to have ended with its worker or its
+        lease; None where nothing is known."""
         self.retry_after = retry_after
         """Seconds after which the same may work."""
 
@@ -150,7 +151,7 @@ def _unwelcome(url: str, status: int, retry_after: str | None) -> Exception:
         case 404:
             return UsageError(f"url {url!r}: no Turnwise server of this version is there")
         case 410:
-            return Gone("its worker died, and what was open there with it")
+            return Gone("its worker died, and what was open there with it", Code.GONE)
         case 429:
             seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
             return ServerFailed(f"{url} has no room for another client", Code.BUSY, seconds)

@@ -36,6 +36,7 @@ class Code(StrEnum):
     DRAINING = "draining"
     DEADLINE = "deadline"
     CLOSED = "closed"
+    GONE = "gone"
     MEMORY = "memory"
     EPISODE_FAILED = "episode_failed"
     SANDBOX = "sandbox"
@@ -62,6 +63,7 @@ REMEDIES: dict[Code, str] = {
     Code.DRAINING: "use another server, or this one when it is up again",
     Code.DEADLINE: "open another session",
     Code.CLOSED: "open another session",
+    Code.GONE: "open another session",
     Code.MEMORY: "let the environment hold less, or serve with more --session-memory; open another session",
     Code.EPISODE_FAILED: "open another session",
     Code.SANDBOX: "open another session",

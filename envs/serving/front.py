@@ -15,16 +15,21 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import os
+import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.serving.background import Background
+from turnwise.envs.serving.folder import own_folder
+from turnwise.envs.serving.hosts import cannot_listen
+from turnwise.envs.serving.journal import Journal
 from turnwise.envs.serving.logs import Level, Style
 from turnwise.envs.serving.routing import END, MAX_HEAD, Replica, leads_back, worker_of
 from turnwise.envs.serving.server import SESSIONS, EnvServer
@@ -43,6 +48,9 @@ HEAD_SECONDS = 10.0
 """How long a client may take to send its first request's head."""
 LOOK_SECONDS = 0.01
 """Between two looks at a head that is not whole yet."""
+MOST_WORKERS = 256
+STARTING_PER_CORE = 2
+"""Workers that start at the same time: each is busy for a second or more."""
 BACKLOG = 1024
 GONE = b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -104,6 +112,8 @@ class Front:
 
         Raises ``UsageError`` for what that refuses, for TLS, and for fewer sessions than workers.
         """
+        if workers > MOST_WORKERS:
+            raise UsageError(f"workers={workers}: must be at most {MOST_WORKERS}; more are no faster")
         if not 1 <= workers <= sessions:
             raise UsageError(f"workers={workers}: must be from 1 to the number of sessions, {sessions}")
         if options.get("tls") is not None:
@@ -116,6 +126,8 @@ class Front:
         self.alive: dict[int, Worker] = {}
         """The workers that can be given connections, by number."""
         self._folder: Path | None = None
+        self._turns = asyncio.Semaphore(STARTING_PER_CORE * (os.cpu_count() or 1))
+        """To start a worker."""
         self._background = Background()
         self._stack = contextlib.AsyncExitStack()
 
@@ -126,10 +138,12 @@ class Front:
 
     async def __aenter__(self) -> Self:
         """Start the workers, then listen. Raises ``UsageError`` where that is not possible."""
+        if self._options.get("journal") is not None:
+            Journal(self._options["journal"]).make_folder()  # said once, and not by every worker
         async with contextlib.AsyncExitStack() as stack:
             listener = stack.enter_context(self._listen())
             self.port = listener.getsockname()[1]
-            self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="turnwise-")))
+            self._folder = stack.enter_context(own_folder())
             stack.push_async_callback(self._stop_workers)
             await self._start_workers()
             stack.push_async_callback(self._background.close)
@@ -147,8 +161,8 @@ class Front:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             listener = socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        except (OSError, UnicodeError) as error:
+            raise cannot_listen(self.host, self.port, error) from error
         listener.setblocking(False)
         return listener
 
@@ -206,7 +220,12 @@ class Front:
             raise failures.exceptions[0] from None
 
     async def _start(self, index: int) -> None:
-        """Start a worker and wait until it is ready. Raises ``UsageError`` where it does not come up."""
+        """Start a worker in its turn and wait until it is ready. Raises ``UsageError`` where it does not come
+        up."""
+        async with self._turns:
+            self.alive[index] = await self._started(index)
+
+    async def _started(self, index: int) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         process = multiprocessing.get_context("spawn").Process(
@@ -214,7 +233,7 @@ class Front:
             args=(theirs, self._replica.place(index, self.workers, self._folder), self._log, self._options),
             name=f"turnwise worker {index}",
         )
-        with theirs:
+        with theirs, _without_interrupts():
             process.start()
         worker = Worker(index, process, ours)
         ready, why = False, "did not start; see the log above"
@@ -228,7 +247,7 @@ class Front:
                 await worker.end(grace=0.0)
         if not ready:
             raise UsageError(f"worker {index} {why}")
-        self.alive[index] = worker
+        return worker
 
     async def _keep(self, index: int) -> None:
         """Hear what a worker says, and replace it when it dies."""
@@ -254,6 +273,17 @@ class Front:
             for worker in self.alive.values():
                 tasks.create_task(worker.end(GRACE_SECONDS))
         self.alive.clear()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that starts meanwhile hears no Ctrl-C until it says what it does then."""
+    resource_tracker.ensure_running()  # starting it would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _peek(connection: socket.socket) -> bytes:

@@ -153,14 +153,20 @@ class Journal:
         self._syncing = asyncio.Lock()
         self._syncer: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        """Make the folder where it is missing. Raises ``UsageError``."""
+    def make_folder(self) -> None:
+        """Make it where it is missing. Raises ``UsageError`` where nothing can be written there."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UsageError(f"journal {self._folder}: is a file; name a folder") from None
         except OSError as error:
             raise UsageError(f"journal {self._folder}: {error.strerror}") from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
             raise UsageError(f"journal {self._folder}: no permission to write there")
+
+    async def __aenter__(self) -> Self:
+        """Make the folder where it is missing. Raises ``UsageError``."""
+        self.make_folder()
         self._syncer = asyncio.create_task(self._sync(), name="journal")
         return self
 

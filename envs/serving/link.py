@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from turnwise.envs.errors import UsageError
 from turnwise.envs.serving.dialler import Dialler, Gone, ServerFailed
-from turnwise.envs.serving.faults import MAX_FRAME
+from turnwise.envs.serving.faults import MAX_FRAME, Code
 from turnwise.envs.serving.outbox import Outbox, in_turn
 from turnwise.envs.serving.wire import Reply, Request, Welcome, read_reply
 from turnwise.sandbox.ending import to_the_end
@@ -79,6 +79,8 @@ class Link:
         self._asked: dict[int, Asked] = {}
         self._lost: str | None = f"{self.url} was not reached"
         """Why nothing can be asked before there is a new lease."""
+        self._code: Code | None = None
+        """The same for programs, where what was open is known to be gone."""
         self._missed = False
         """That it is away was logged."""
         self._since = 0.0
@@ -127,7 +129,7 @@ class Link:
         if len(frame) > MAX_FRAME:
             raise UsageError(f"{request.type}: {len(frame):,} bytes are more than a frame may have")
         if self._lost is not None:
-            raise ServerFailed(self._lost)
+            raise ServerFailed(self._lost, self._code)
         asked = Asked(frame, passing, asyncio.get_running_loop().create_future())
         self._asked[request.id] = asked
         return asked
@@ -217,12 +219,13 @@ class Link:
         except ServerFailed as failure:
             self.failed, self._why = self.attempts, str(failure)
             self._miss(self._why)
-            if self._end is None or isinstance(failure, Gone):  # the first: it was never reached
-                self._give_up(self._lost_by(self._why))
+            gone = isinstance(failure, Gone)
+            if gone or self._end is None:  # the latter: it was never reached
+                self._give_up(self._lost_by(self._why), Code.GONE if gone else None)
             self._dialler.notify()
         else:
             if lease is not None and lease != welcome.lease:
-                self._give_up(f"{self.url} has given up this client's sessions")
+                self._give_up(f"{self.url} has given up this client's sessions", Code.GONE)
             self.use(socket, welcome)
 
     def use(self, socket: ClientWebSocketResponse, welcome: Welcome) -> None:
@@ -244,11 +247,11 @@ class Link:
     def _lost_by(self, why: str) -> str:
         return f"the connection to {self.url} is lost: {why}"
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, code: Code | None = None) -> None:
         """Nothing that was asked will be answered, and what was open there is nobody's."""
-        self._lost = reason
+        self._lost, self._code = reason, code
         for number in tuple(self._asked):
-            self._fail(number, ServerFailed(reason))
+            self._fail(number, ServerFailed(reason, code))
         self._dialler.notify()
 
     def _fail(self, number: int, failure: ServerFailed) -> None:

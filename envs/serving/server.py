@@ -48,7 +48,7 @@ from turnwise.envs.serving.background import Background
 from turnwise.envs.serving.connection import Connection
 from turnwise.envs.serving.counters import Counters
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Fault, Refusal
-from turnwise.envs.serving.hosts import is_loopback
+from turnwise.envs.serving.hosts import cannot_listen, is_loopback
 from turnwise.envs.serving.journal import Journal
 from turnwise.envs.serving.lease import Leases
 from turnwise.envs.serving.listing import EnvInfo, EnvList, Health, SessionList
@@ -197,8 +197,8 @@ class EnvServer:
     async def _listen(self, runner: web.AppRunner) -> None:
         try:
             await web.TCPSite(runner, self.host, self.port, ssl_context=self._tls).start()
-        except OSError as error:
-            raise UsageError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        except (OSError, UnicodeError) as error:
+            raise cannot_listen(self.host, self.port, error) from error
         self.port = runner.addresses[0][1]
 
     async def adopt(self, connection: socket.socket) -> None:
@@ -361,8 +361,11 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key, password="")  # never asks for one
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"certificate {certificate} with key {key}: {error.strerror or error}") from error
+    except ssl.SSLError as error:
+        said = f"no PEM files that belong together, the key without a password ({error.reason or error})"
+        raise UsageError(f"certificate {certificate} with key {key}: {said}") from error
+    except OSError as error:
+        raise UsageError(f"certificate {certificate} with key {key}: {error.strerror}") from error
     return context
 
 

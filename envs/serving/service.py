@@ -42,7 +42,7 @@ from turnwise.envs.serving.wire import (
     TaskChoice,
     answer_seconds,
 )
-from turnwise.envs.session import EpisodeFailed, Session
+from turnwise.envs.session import FAILURES, EpisodeFailed, Session
 from turnwise.envs.types import SPLITS, EpisodeLimits, Task
 from turnwise.sandbox.contract import SandboxError
 
@@ -109,7 +109,7 @@ class Service:
             raise Refusal(Code.SANDBOX, str(failure)) from failure
         except UsageError as mistake:
             raise Refusal(Code.USAGE, str(mistake)) from mistake
-        except Exception as failure:
+        except FAILURES as failure:
             logger.exception("A request %s failed", request.type)
             raise Refusal(Code.INTERNAL, "the server failed") from failure
 
@@ -139,7 +139,8 @@ class Service:
         if request.type == "attach":
             return SessionReply(id=request.id, info=held.info(caller))
         if request.type == "records":
-            return RecordsReply(id=request.id, records=tuple(held.records))
+            records, session = tuple(held.records), held.session
+            return RecordsReply(id=request.id, records=records, end=session.end, score=session.score)
         seconds = self._seconds(held, request)
         if request.type == "fork":
             twins = await self.roster.fork(held, request.twins, owner, seconds)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from turnwise.envs.errors import UsageError, unknown
+from turnwise.envs.errors import UsageError
 from turnwise.envs.serving.faults import Code, Refusal
 from turnwise.envs.serving.wire import Role
 
@@ -80,15 +80,20 @@ class Tokens:
     def read(cls, path: Path, trainer: str | None = None) -> Self:
         """From a file of lines ``ROLE TOKEN``; ``trainer`` is that role's token where the file has none."""
         roles: dict[Role, str] = {}
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"token file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"token file {path}: is no text; write lines ROLE TOKEN") from None
+        for number, line in enumerate(text.splitlines(), 1):
             words = line.split()
             if not words:
                 continue
             role = next((role for role in OWN if role == words[0]), None)
-            if role is None:
-                raise unknown(f"role in line {number} of {path}", words[0], OWN)
-            if len(words) != 2 or role in roles:
-                raise UsageError(f"{path}, line {number}: give each role one line with one token: ROLE TOKEN")
+            if role is None or len(words) != 2 or role in roles:  # what stands there may be a token
+                said = f"give each role ({', '.join(OWN)}) one line with one token: ROLE TOKEN"
+                raise UsageError(f"{path}, line {number}: {said}")
             roles[role] = words[1]
         if not roles:
             raise UsageError(f"{path}: holds no token; write lines ROLE TOKEN")

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from turnwise.envs.given import NAME
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Fault, Refusal
 from turnwise.envs.types import (
@@ -50,7 +51,7 @@ FORK_SECONDS = 120.0
 GRACE_SECONDS = 30.0
 """Added to what a call may take by its episode's own limits."""
 
-SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+SessionId = Annotated[str, Field(pattern=NAME)]
 MessageId = Annotated[int, Field(ge=0, lt=1 << 53)]
 Role = Literal["trainer", "agent", "grader", "admin"]
 
@@ -143,7 +144,7 @@ class RestoreRequest(SessionRequest):
 
 
 class RecordsRequest(SessionRequest):
-    """Learn what the turns so far were worth."""
+    """Learn what the turns so far were worth, and how the episode ended if it did."""
 
     type: Literal["records"] = "records"
 
@@ -274,6 +275,8 @@ class RecordsReply(Model):
     type: Literal["records"] = "records"
     id: MessageId
     records: tuple[StepRecord, ...]
+    end: EndReason | None
+    score: float | None
 
 
 class CloseReply(Model):

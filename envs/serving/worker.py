@@ -33,6 +33,7 @@ def run_worker(
 ) -> None:
     """Serve what comes over ``control`` until SIGTERM or the front's end: the process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which tells us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # the front had it blocked
     control.setblocking(False)
     with control, writing_log(*log, place.index):
         asyncio.run(_run(control, place, options))

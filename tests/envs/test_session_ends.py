@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from turnwise.envs.env import Env
 from turnwise.envs.local import LocalEnvs
 from turnwise.envs.registry import EnvSpec, register
+from turnwise.envs.serving.client import RemoteEnvs, connect
+from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.session import EpisodeFailed, Session
 from turnwise.envs.tasks import TaskSet, seeds
 from turnwise.envs.tool import milestone, tool
@@ -19,6 +23,7 @@ from turnwise.envs.types import (
     EpisodeLimits,
     FinishAction,
     InvalidAction,
+    Model,
     RewardTerm,
     Task,
     TaskPublic,
@@ -26,6 +31,47 @@ from turnwise.envs.types import (
     call,
     text,
 )
+
+
+class LeaverOptions(Model):
+    at: str = ""
+
+
+@register
+class Leaver(Env):
+    """Ends the process that it is in, or would."""
+
+    name = "test/leaver"
+    Options = LeaverOptions
+    options: LeaverOptions
+
+    def _go(self, place: str) -> None:
+        if self.options.at == place:
+            sys.exit(3)
+
+    def tasks(self, split: str) -> TaskSet:
+        self._go("tasks")
+        return seeds(split, 1)
+
+    async def reset(self, task: Task) -> AgentView:
+        self._go("reset")
+        return text("go")
+
+    @tool
+    async def act(self) -> str:
+        """Act."""
+        await asyncio.sleep(0)
+        self._go("tool")
+        return "ok"
+
+    @milestone
+    def here(self) -> bool:
+        self._go("milestone")
+        return True
+
+    async def grade(self) -> float:
+        self._go("grade")
+        return 1.0
 
 
 @register
@@ -167,3 +213,38 @@ async def test_a_failed_start_is_the_environments_or_the_machines(envs: LocalEnv
     with pytest.raises(EpisodeFailed, match="needs a sandbox") as failed:
         await lonely.reset()
     assert failed.value.end is EndReason.INFRA_ERROR
+
+
+async def leave(envs: LocalEnvs | RemoteEnvs, at: str) -> None:
+    """An episode whose environment calls ``sys.exit`` somewhere: the failure is the environment's."""
+    async with envs.open(f"test/leaver?at={at}") as env:
+        if at == "reset":
+            with pytest.raises(EpisodeFailed, match="SystemExit: 3") as failed:
+                await env.reset()
+            assert failed.value.end is EndReason.ENV_ERROR
+            return
+        await env.reset()
+        step = await env.step(FinishAction() if at == "grade" else call("act"))
+        assert step.record is not None
+        assert (step.end, step.record.score) == (EndReason.ENV_ERROR, None)
+        assert step.record.error == "SystemExit: 3"
+
+
+@pytest.mark.parametrize("at", ["reset", "tool", "milestone", "grade"])
+async def test_an_environment_that_exits_ends_its_own_episode(envs: LocalEnvs, at: str) -> None:
+    await leave(envs, at)
+
+
+async def test_an_environment_that_exits_leaves_its_server_and_other_sessions_alone() -> None:
+    async with (
+        EnvServer(["test/leaver"], port=0) as server,
+        connect(server.url) as envs,
+        envs.open("test/leaver") as other,
+    ):
+        await other.reset()
+        for at in ("reset", "tool", "milestone", "grade"):
+            await leave(envs, at)
+        with pytest.raises(ServerFailed, match="the server failed"):
+            async with envs.open("test/leaver?at=tasks"):
+                pass
+        assert (await other.step(call("act"))).view.text == "ok"

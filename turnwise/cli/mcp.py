@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from turnwise.cli.backend import backend_option
+from turnwise.cli.token import VARIABLE, check_environment
 
 
 @click.command("mcp", short_help="Offer an environment's tools as an MCP server.")
@@ -21,9 +22,7 @@ from turnwise.cli.backend import backend_option
 @click.option("--http", is_flag=True, help="Serve streamable HTTP instead of standard input and output.")
 @click.option("--host", help="With --http, the address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="With --http; 0: any free one.  [default: 8000]")
-@click.option(
-    "--token", envvar="TURNWISE_TOKEN", help="With --http, what callers need; better in TURNWISE_TOKEN."
-)
+@click.option("--token", envvar=VARIABLE, help=f"With --http, what callers need; better in {VARIABLE}.")
 def mcp(
     env: str,
     seed: int,
@@ -50,6 +49,8 @@ def mcp(
 
     if not http and (host is not None or port is not None):
         raise UsageError("--host and --port go with --http")
+    if http:
+        check_environment(token)
     address = None if not http else (host or "127.0.0.1", 8000 if port is None else port)
     asyncio.run(serve(env, seed, split, record, backend, address, token))
 

@@ -89,6 +89,8 @@ async def test_a_grader_reads_records_and_concludes_and_does_nothing_else() -> N
             assert await graded.records() == (step.record,) == await env.records()
             await graded.conclude(EndReason.SUBMITTED)
             assert (graded.end, graded.score) == (EndReason.SUBMITTED, 1.0)
+        assert await env.records() == (step.record,)
+        assert (env.turn, env.end, env.score) == (1, EndReason.SUBMITTED, 1.0)
         with pytest.raises(RuntimeError, match="ended"):
             await env.step(call("show"))
         with pytest.raises(UsageError, match="may not call open"):
@@ -109,6 +111,12 @@ async def test_an_agent_steps_and_does_nothing_else() -> None:
         own = await side.attach()
         await refused(own, "reset", "conclude", "fork", "snapshot", "restore", "records")
         assert (await own.step(call("write", line="x"))).record is None
+        assert (env.turn, env.reached) == (0, {})
+        await env.records()
+        assert (env.turn, env.end, env.score, env.reached) == (1, None, None, {"begun": 0})
+        await own.step(call("hand_in"))
+        await env.records()
+        assert (env.turn, env.end, env.score) == (2, EndReason.SUBMITTED, 1.0)
 
 
 async def test_an_admin_lists_and_closes_sessions_and_does_nothing_else() -> None:
@@ -181,7 +189,8 @@ async def test_no_token_and_no_key_of_a_lease_is_ever_logged_or_shown(
     ("lines", "said"),
     [
         ("\n", "holds no token"),
-        ("tester abc", "unknown role in line 1"),
+        ("abc def", "line 1: give each role"),
+        ("tester abc", "line 1: give each role"),
         ("trainer", "ROLE TOKEN"),
         ("trainer a b", "ROLE TOKEN"),
         ("trainer abc\ngrader abc", "the same"),

@@ -132,7 +132,9 @@ replies = st.one_of(
     st.builds(wire.ForkReply, id=ids, twins=tuples(infos)),
     st.builds(wire.SnapshotReply, id=ids),
     st.builds(wire.RestoreReply, id=ids, turn=whole, reached=st.dictionaries(words, whole, max_size=3)),
-    st.builds(wire.RecordsReply, id=ids, records=tuples(records)),
+    st.builds(
+        wire.RecordsReply, id=ids, records=tuples(records), end=st.none() | ends, score=st.none() | numbers
+    ),
     st.builds(wire.CloseReply, id=ids),
     st.builds(wire.FaultReply, id=st.none() | ids, fault=faults),
 )

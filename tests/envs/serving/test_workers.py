@@ -20,6 +20,7 @@ from turnwise import connect
 from turnwise.envs.errors import UsageError
 from turnwise.envs.serving import front as front_module
 from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.faults import Code
 from turnwise.envs.serving.front import Front
 from turnwise.envs.serving.routing import END, Place, leads_back, worker_of
 from turnwise.envs.serving.wire import PATH, WORKER_HEADER
@@ -193,10 +194,14 @@ async def test_a_worker_that_dies_takes_only_its_own_sessions_and_is_replaced(
         await kept.reset()
         victim = front.alive[0]
         victim.process.kill()
-        with pytest.raises(ServerFailed):
+        with pytest.raises(ServerFailed) as failed:
             await lost.step(call("check"))
+        assert failed.value.code is Code.GONE
         assert (await kept.step(call("check"))).record is not None
         await until(lambda: 0 in front.alive and front.alive[0] is not victim)
+        with pytest.raises(ServerFailed) as failed:
+            await lost.step(call("check"))
+        assert failed.value.code is Code.GONE
         async with envs.open("tools/configdesk") as env:
             await env.reset()
         counts: list[str] = []
@@ -234,8 +239,9 @@ async def test_nobody_waits_for_a_worker_that_was_killed(monkeypatch: pytest.Mon
                 tasks.create_task(opened())
             await asyncio.sleep(0)  # so that all are on their way
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(ServerFailed, match="died"):
+            with pytest.raises(ServerFailed, match="died") as failed:
                 await step
+            assert failed.value.code is Code.GONE
             await kept.close()
 
 
