@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -48,7 +47,7 @@ from turnwise.envs.serving.background import Background
 from turnwise.envs.serving.connection import Connection
 from turnwise.envs.serving.counters import Counters
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Fault, Refusal
-from turnwise.envs.serving.hosts import cannot_listen, is_loopback
+from turnwise.envs.serving.hosts import cannot_listen, is_loopback, tls_context
 from turnwise.envs.serving.journal import Journal
 from turnwise.envs.serving.lease import Leases
 from turnwise.envs.serving.listing import EnvInfo, EnvList, Health, SessionList
@@ -124,7 +123,7 @@ class EnvServer:
         tokens = _tokens(token, host)
         self.host, self.port, self._place = host, port, place or Place()
         self._open_to_all = not tokens.roles
-        self._tls = None if tls is None else _tls(*tls)
+        self._tls = None if tls is None else tls_context(*tls)
         self._local = LocalEnvs(backend=backend, capacity=sessions + AT_ONCE)
         self._background = Background()
         self._journal = None if journal is None else Journal(journal)
@@ -355,18 +354,6 @@ def _tokens(token: str | Tokens | None, host: str) -> Tokens:
             "TURNWISE_TOKEN), or serve on 127.0.0.1"
         )
     return token
-
-
-def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key, password="")  # never asks for one
-    except ssl.SSLError as error:
-        said = f"no PEM files that belong together, the key without a password ({error.reason or error})"
-        raise UsageError(f"certificate {certificate} with key {key}: {said}") from error
-    except OSError as error:
-        raise UsageError(f"certificate {certificate} with key {key}: {error.strerror}") from error
-    return context
 
 
 def _json(body: BaseModel, status: int = HTTPStatus.OK) -> web.Response:

@@ -140,8 +140,7 @@ async def _check_writable(sandbox: Sandbox, task: SweTask) -> None:
         raise TaskProblem(
             ProblemKind.IMAGE,
             task.id,
-            f"{task.at} of its image {task.repository.image} cannot be written to here; "
-            "use the backend namespaces",
+            f"{task.at} of its image cannot be written to here; use the backend namespaces",
         ) from None
 
 

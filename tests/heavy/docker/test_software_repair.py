@@ -54,5 +54,5 @@ async def test_a_repository_inside_an_image_is_refused_by_name(
         fail_to_pass=("test_calc.py::test_five",),
     )
     async with envs.open("swe/tasks", task=task.task("swe/tasks", 0)) as session:
-        with pytest.raises(EpisodeFailed, match=r"/testbed of its image .*cannot be written to.*namespaces"):
+        with pytest.raises(EpisodeFailed, match=r"/testbed of its image cannot be written to.*namespaces"):
             await session.reset()
