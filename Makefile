@@ -18,7 +18,7 @@ help:
 	@echo "make clean        remove .venv, builds and caches; runs/ stays"
 
 quickstart:
-	@scripts/setup.sh train
+	@scripts/setup.sh quickstart
 	@.venv/bin/turnwise train quickstart $(ARGS)
 	@echo "To have turnwise on the path:  . .venv/bin/activate"
 

@@ -29,6 +29,14 @@ class Evaluation:
     sandbox: SandboxRecord | None = None
     """What the episodes ran in; None where they needed no sandbox, or ran elsewhere."""
 
+    def __str__(self) -> str:
+        """One line: how many episodes count, and their success with its interval."""
+        low, high = self.interval
+        left = f", {sum(self.excluded.values())} more excluded" if self.excluded else ""
+        success = f"success {self.success:.1%}, 95% interval {low:.1%} to {high:.1%}"
+        success = success if self.scored else "nothing scored"
+        return f"{self.policy} on {self.env}, {self.split}: {success} (n = {len(self.scored)}{left})"
+
     @property
     def scored(self) -> list[Episode]:
         """Episodes that say something about the agent."""

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from pydantic import Field, JsonValue, ValidationError
 
 from turnwise.envs.env import Env
-from turnwise.envs.errors import UsageError, invalid, shown, unknown
+from turnwise.envs.errors import UsageError, folded, invalid, shown, unknown
 from turnwise.envs.types import Model
 
 PLUGINS = "turnwise.plugins"
@@ -61,8 +61,10 @@ def load_plugins() -> None:
     for point in entry_points(group=PLUGINS):
         try:
             point.load()
-        except Exception as error:
-            raise UsageError(f"plugin {point.name} ({point.value}) failed to load: {error}") from error
+        except (Exception, SystemExit) as error:
+            said = f"plugin {point.name} ({point.value}) failed to load: {type(error).__name__}: {error}"
+            owner = "the package" if point.dist is None else point.dist.name
+            raise UsageError(folded(f"{said}; mend it, or pip uninstall {owner}")) from error
 
 
 def names() -> list[str]:

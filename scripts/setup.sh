@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv and installs Turnwise into it, editable, with one extra:  scripts/setup.sh train|dev
+# Makes .venv and installs Turnwise into it, editable, with one extra:  scripts/setup.sh quickstart|dev
 #
 # Does nothing when that is already so. Where Python or its venv module is missing, installs them with apt
 # if it may, and otherwise says in one line what is missing and how to get it.
@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/.."
 cd "$(pwd -P)"
 
-extra=${1:?usage: scripts/setup.sh train|dev}
+extra=${1:?usage: scripts/setup.sh quickstart|dev}
 constraints=${CONSTRAINTS-constraints.txt}
 
 say() { printf 'turnwise: %s\n' "$*" >&2; }
@@ -110,6 +110,6 @@ say "installing turnwise[$extra] into .venv; the first time this takes minutes"
     fail "pip failed (see above): is there a network and disk space? Other versions than the tested: make quickstart CONSTRAINTS="
 
 echo "$wanted" >".venv/installed-$extra"
-if [ "$extra" = dev ]; then # contains train
-    echo "$wanted" >.venv/installed-train
+if [ "$extra" = dev ]; then # contains quickstart
+    echo "$wanted" >.venv/installed-quickstart
 fi

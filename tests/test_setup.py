@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def test_a_wrong_setting_is_named_with_its_remedy(
 ) -> None:
     settings = {name: text for name, text in os.environ.items() if name not in ("PYTHON", "CONSTRAINTS")}
     result = subprocess.run(
-        [checkout / "scripts/setup.sh", "train"],
+        [checkout / "scripts/setup.sh", "quickstart"],
         env={**settings, variable: value},
         text=True,
         capture_output=True,
@@ -48,3 +50,14 @@ def test_an_unknown_stage_is_refused_with_the_known_ones() -> None:
     assert result.returncode == 2
     assert "'tset'" in result.stderr
     assert "test wheel quickstart user" in result.stderr
+
+
+def test_the_quickstart_installs_what_the_commands_of_the_readme_need() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    commands = (ROOT / "README.md").read_text().partition("## What the quickstart does")[2]
+    needed = {"train": "turnwise train", "server": "turnwise serve", "swe": "eval swe/sample"}
+    assert [command for command in needed.values() if command not in commands] == []
+    (found,) = re.findall(r"turnwise\[(.*)\]", extras["quickstart"][0])
+    assert needed.keys() == set(found.split(","))
+    (extra,) = re.findall(r"^quickstart:\n\t@scripts/setup.sh (\w+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert extra == "quickstart"

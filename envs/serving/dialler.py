@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import ValidationError
 
-from turnwise.envs.errors import UsageError
+from turnwise.envs.errors import UsageError, shown
 from turnwise.envs.serving.faults import MAX_FRAME, Code
 from turnwise.envs.serving.tokens import check_token
 from turnwise.envs.serving.wire import HEARTBEAT, LEASE_HEADER, PATH, PROTOCOL, WORKER_HEADER, Welcome
@@ -44,7 +44,9 @@ class Dialler:
     """Makes connections to one server."""
 
     def __init__(self, http: ClientSession, url: str, trust: ssl.SSLContext | None) -> None:
-        self._http, self.url, self._trust = http, url, trust
+        self._http, self._trust = http, trust
+        self.url = without_password(url)
+        """As it may be shown."""
         self._address = _address(url)
         self.changed = asyncio.Event()
         """Set, and another put in its place, when a link comes, goes or fails to come back."""
@@ -95,6 +97,8 @@ class Dialler:
         except aiohttp.ServerDisconnectedError as error:
             said = "what is there hangs up; is the scheme right?"
             raise ServerFailed(f"no server answers at {self.url}: {said}") from error
+        except (aiohttp.InvalidURL, UnicodeError):
+            raise _mistake(self.url) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerFailed(f"no server answers at {self.url}: {error or type(error).__name__}") from error
         except ValidationError:
@@ -115,6 +119,10 @@ async def dialling(url: str, token: str | None, ca: Path | str | None) -> AsyncI
         import aiohttp
     except ImportError:
         raise UsageError("a server's environments need aiohttp: pip install 'turnwise[server]'") from None
+    if not isinstance(url, str):
+        raise UsageError(f"url {shown(url)}: must be text that looks like http://host:8000 or https://host")
+    if token is not None and without_password(url) != url:
+        raise UsageError(f"url {without_password(url)!r}: give the token in it or by token=…, not in both")
     headers = {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
     trust = None if ca is None else _trust(ca)
     async with aiohttp.ClientSession(headers=headers) as http:
@@ -128,9 +136,24 @@ def _trust(ca: Path | str) -> ssl.SSLContext:
         raise UsageError(f"ca {str(ca)!r}: {error.strerror or error}") from error
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown: without a user and password, which may be a token."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = None
+    if parts is not None and parts.netloc:
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return url.rpartition("@")[2]
+
+
+def _mistake(url: str) -> UsageError:
+    return UsageError(f"url {shown(url)}: must look like http://host:8000 or https://host (or ws, wss)")
+
+
 def _address(url: str) -> str:
     """The WebSocket's address at a server's. Raises ``UsageError``."""
-    mistake = UsageError(f"url {url!r}: must look like http://host:8000 or https://host")
+    mistake = _mistake(without_password(url))
     try:
         parts = urlsplit(url)
         _ = parts.port  # looks at it

@@ -26,6 +26,15 @@ def test_success_leaves_failures_of_the_machine_out() -> None:
     assert result.excluded == {"infra_error": 1}
 
 
+def test_an_evaluation_prints_as_a_line() -> None:
+    lost = episode(3, None, EndReason.INFRA_ERROR)
+    assert str(evaluation(episode(0, 1.0), episode(1, 0.0))) == (
+        "p on demo/x, test: success 50.0%, 95% interval 9.5% to 90.5% (n = 2)"
+    )
+    assert str(evaluation(episode(0, 1.0), episode(1, 0.0), lost)).endswith("(n = 2, 1 more excluded)")
+    assert str(evaluation(lost)) == "p on demo/x, test: nothing scored (n = 0, 1 more excluded)"
+
+
 def test_nothing_scored_is_not_zero() -> None:
     result = evaluation(episode(0, None, EndReason.ENV_ERROR))
     assert math.isnan(result.success)

@@ -147,7 +147,12 @@ def test_a_plugins_environment_is_found_by_name(plugin: Path) -> None:
     assert "stranger/game" in names()
 
 
-def test_a_broken_plugin_is_named(plugin: Path) -> None:
-    plugin.write_text("raise RuntimeError('no licence')\n")
-    with pytest.raises(UsageError, match=r"plugin stranger \(stranger_envs\) failed to load: no licence"):
+@pytest.mark.parametrize(
+    "fault", ["raise RuntimeError('no\\nlicence')", "import sys; sys.exit('no licence')"]
+)
+def test_a_broken_plugin_is_named_with_what_to_do(plugin: Path, fault: str) -> None:
+    plugin.write_text(f"{fault}\n")
+    with pytest.raises(UsageError) as told:
         names()
+    said = r"plugin stranger \(stranger_envs\) failed to load: \w+: no licence"
+    assert re.fullmatch(f"{said}; mend it, or pip uninstall stranger", str(told.value))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from socket import socket as Socket
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp import web
 from turnwise import connect
 from turnwise.envs.errors import UsageError
 from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.serving.wire import PATH
 from turnwise.envs.types import Task, TaskPublic, TaskRef, TaskSecret
 
@@ -143,3 +145,42 @@ async def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest
         with pytest.raises(ServerFailed, match="did not answer within"):
             async with envs.open("test/pad"):
                 pass
+
+
+SECRET = "not-to-be-shown"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://me:{SECRET}@127.0.0.1:1",
+        f"ftp://me:{SECRET}@host",
+        f"me:{SECRET}@host:8000",
+        f"http://me:{SECRET}@[",
+        f"http://me:{SECRET}@host:x",
+        f"http://me:{SECRET}@a..b",
+    ],
+)
+async def test_a_urls_password_is_not_shown(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises((UsageError, ServerFailed)) as failed:
+        async with connect(url):
+            pass
+    assert SECRET not in f"{failed.value!r} {failed.value} {caplog.text}"
+
+
+async def test_a_urls_password_is_the_token_and_not_told_to_who_uses_the_server() -> None:
+    async with EnvServer(["test/pad"], port=0, token=SECRET, backend="process") as server:
+        url = server.url.replace("://", f"://me:{SECRET}@")
+        async with connect(url) as envs, envs.open("test/pad"):
+            assert envs.url == server.url
+        with pytest.raises(UsageError, match="not in both") as failed:
+            async with connect(url, token=SECRET):
+                pass
+        assert SECRET not in str(failed.value)
+
+
+@pytest.mark.parametrize("url", [None, 8000, b"http://host"])
+async def test_a_url_is_text(url: Any) -> None:
+    with pytest.raises(UsageError, match=r"url .*: must be text that looks like http://host:8000"):
+        async with connect(url):
+            pass
