@@ -10,82 +10,22 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.envs.conftest import Fate, relay
+from tests.envs.conftest import relay
+from tests.envs.serving.tally import Tally, serving
 from turnwise import connect
-from turnwise.envs.env import Env
-from turnwise.envs.local import LocalEnvs
-from turnwise.envs.registry import register
-from turnwise.envs.serving.client import RemoteSession
 from turnwise.envs.serving.dialler import ServerFailed
 from turnwise.envs.serving.ledger import KEPT
 from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.serving.wire import LEASE_HEADER, PATH
-from turnwise.envs.session import Session
-from turnwise.envs.tasks import TaskSet, seeds
-from turnwise.envs.tool import milestone, tool
-from turnwise.envs.types import AgentView, EndReason, EpisodeLimits, Task, TextAction, call, text
+from turnwise.envs.types import TextAction, call
 
 Json = dict[str, Any]
-
-
-@register
-class Tally(Env):
-    """Add numbers up. Some additions wait for a gate."""
-
-    name = "test/tally"
-    limits = EpisodeLimits(turns=1000)
-    gate = asyncio.Event()
-    waiting = asyncio.Event()
-    """Somebody waits for the gate."""
-    begun = 0
-
-    def tasks(self, split: str) -> TaskSet:
-        return seeds(split, 10)
-
-    async def reset(self, task: Task) -> AgentView:
-        self.numbers: list[int] = []
-        return text("add")
-
-    @tool
-    async def add(self, n: int) -> str:
-        """Add a number."""
-        self.numbers.append(n)
-        return str(self.numbers)
-
-    @tool
-    async def add_later(self, n: int) -> str:
-        """Add a number when the gate opens."""
-        type(self).begun += 1
-        self.waiting.set()
-        await self.gate.wait()
-        return await self.add(n)
-
-    @milestone
-    def seven(self) -> bool:
-        return 7 in self.numbers
-
-    async def grade(self) -> float:
-        return float(sum(self.numbers) % 2)
-
-    async def digest(self) -> str:
-        return str(self.numbers)
 
 
 @pytest.fixture(autouse=True)
 def _gate() -> None:
     Tally.gate, Tally.waiting, Tally.begun = asyncio.Event(), asyncio.Event(), 0
-
-
-@asynccontextmanager
-async def serving(lease: float = 1000.0, sessions: int = 8) -> AsyncIterator[EnvServer]:
-    async with (
-        asyncio.timeout(120),
-        EnvServer(["test/tally"], port=0, lease=lease, sessions=sessions, patience=100.0) as server,
-    ):
-        yield server
 
 
 async def test_a_dropped_connection_is_made_anew_and_what_ran_goes_on() -> None:
@@ -356,60 +296,3 @@ async def test_a_lease_is_its_callers_alone() -> None:
         async with raw(server, key, info["agent_token"]) as agent:
             assert agent.welcome["lease"] != key
         assert seen(await client.add(3, 1)) == "[1]", "nobody took its place"
-
-
-# ---------------------------------------------------------------- at random
-
-Act = tuple[str, int]
-acts = st.lists(st.tuples(st.sampled_from(["add", "add", "add", "keep", "back", "fork"]), st.integers(0, 9)))
-fates = st.lists(st.sampled_from(["pass", "pass", "double", "lose", "mute"]), max_size=24)
-
-
-async def play(env: Session | RemoteSession, script: list[Act]) -> list[object]:
-    """Carry out a script; all that came of it."""
-    told: list[object] = [await env.reset()]
-    kept = False
-    for act, n in script:
-        match act:
-            case "add":
-                step = await env.step(call("add", n=n))
-                assert step.record is not None
-                told.append((step.view, step.record.model_copy(update={"seconds": 0.0})))
-            case "keep":
-                await env.snapshot("k")
-                kept = True
-            case "back" if kept:
-                await env.restore("k")
-            case "fork":
-                (twin,) = await env.fork(1)
-                told.append((await twin.step(call("add", n=n))).view)
-                await twin.close()
-    told.append(await env.conclude(EndReason.SUBMITTED))
-    return [*told, env.turn, env.reached, env.end, env.score]
-
-
-@settings(max_examples=30)
-@given(acts, fates)
-def test_whatever_is_lost_or_doubled_on_the_way_the_episode_is_the_same(
-    script: list[Act], plan: list[Fate]
-) -> None:
-    async def here() -> list[object]:
-        async with LocalEnvs() as envs, envs.open("test/tally") as env:
-            return await play(env, script)
-
-    async def there() -> list[object]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("turnwise.envs.serving.link.LONGEST_PAUSE", 0.05)  # many attempts may be lost
-            return await on_a_bad_way()
-
-    async def on_a_bad_way() -> list[object]:
-        async with (
-            serving() as server,
-            relay(server) as way,
-            connect(way.url) as envs,
-            envs.open("test/tally") as env,
-        ):
-            way.fates.extend(plan)
-            return await play(env, script)
-
-    assert asyncio.run(there()) == asyncio.run(here())
