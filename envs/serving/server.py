@@ -63,6 +63,7 @@ from turnwise.envs.serving.status import Report, SandboxCounts, added_up
 from turnwise.envs.serving.tally import Tally
 from turnwise.envs.serving.tokens import Tokens, token_of
 from turnwise.envs.serving.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
+from turnwise.envs.types import SPLITS
 from turnwise.sandbox.contract import MiB
 
 logger = logging.getLogger(__name__)
@@ -302,10 +303,7 @@ class EnvServer:
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def _close_own(self, name: str) -> bool:
-        known = self._roster.knows(name)
-        if known:
-            await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
-        return known
+        return await self._roster.dismiss(name)
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         caller = self._caller(request)
@@ -335,12 +333,12 @@ class EnvServer:
 
 
 def _specs(envs: Sequence[str | EnvSpec]) -> list[EnvSpec]:
-    """Raises ``UsageError`` for one that cannot be made, and for none."""
+    """Raises ``UsageError`` for one that cannot be made or says where its tasks are not, and for none."""
     specs = [EnvSpec.parse(env) for env in envs]
     if not specs:
         raise UsageError("name at least one environment to serve")
     for spec in specs:
-        spec.make()
+        spec.make().task_set(SPLITS[0])
     return specs
 
 
