@@ -173,6 +173,7 @@ async def test_sigterm_lets_sessions_end_and_a_second_one_does_not_wait() -> Non
         (["tools/confgdesk"], "did you mean 'tools/configdesk'?"),
         ([DESK, "--host", "0.0.0.0"], "TURNWISE_TOKEN"),
         ([DESK, "--host", "0.0.0.0", "--token", ""], "token"),
+        (["swe/sample", "--backend", "process"], "swe/sample: its tasks refuse backend 'process'"),
         (["swe/tasks"], "say where the tasks are, as in swe/tasks?path=FOLDER"),
         (["swe/tasks?path=absent", "--workers", "2"], "'absent': there is no such file"),
         ([DESK, "--sessions", "0"], "sessions=0"),

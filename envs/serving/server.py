@@ -117,7 +117,7 @@ class EnvServer:
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
         """
-        self._specs = _specs(envs)
+        self._specs = _specs(envs, backend)
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
         if session_memory < MiB:
@@ -167,8 +167,7 @@ class EnvServer:
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
         app.router.add_get(f"{PATH}/sessions", self._sessions)
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
-        names = [str(spec) for spec in self._specs]
-        routes = [*operations(names), *at_root(self._specs[0])]
+        routes = [*operations([str(spec) for spec in self._specs]), *at_root(self._specs[0])]
         Operations(self._siblings, self._operator, routes).add_to(app)
         OpenEnv(self._service, self._local, self._siblings, self._caller, self._sockets).add_to(
             app, self._specs
@@ -332,13 +331,18 @@ class EnvServer:
                 tasks.create_task(socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops"))
 
 
-def _specs(envs: Sequence[str | EnvSpec]) -> list[EnvSpec]:
-    """Raises ``UsageError`` for one that cannot be made or says where its tasks are not, and for none."""
+def _specs(envs: Sequence[str | EnvSpec], backend: str | None) -> list[EnvSpec]:
+    """Raises ``UsageError`` for one that cannot be made or played, and for none."""
     specs = [EnvSpec.parse(env) for env in envs]
     if not specs:
         raise UsageError("name at least one environment to serve")
     for spec in specs:
-        spec.make().task_set(SPLITS[0])
+        env = spec.make()
+        env.task_set(SPLITS[0])
+        if backend == "process" and env.needs_isolation:
+            raise UsageError(
+                f"{spec}: its tasks refuse backend 'process', which isolates nothing; use another"
+            )
     return specs
 
 
