@@ -53,6 +53,7 @@ from turnwise.envs.serving.journal import Journal
 from turnwise.envs.serving.lease import Leases
 from turnwise.envs.serving.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.serving.memory import MemoryBound
+from turnwise.envs.serving.offered import offered
 from turnwise.envs.serving.openapi import operations
 from turnwise.envs.serving.operations import FAULT, Operations, counted, http_log
 from turnwise.envs.serving.roster import Roster
@@ -63,7 +64,6 @@ from turnwise.envs.serving.status import Report, SandboxCounts, added_up
 from turnwise.envs.serving.tally import Tally
 from turnwise.envs.serving.tokens import Tokens, token_of
 from turnwise.envs.serving.wire import HEARTBEAT, LEASE_HEADER, PATH, Role
-from turnwise.envs.types import SPLITS
 from turnwise.sandbox.contract import MiB
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class EnvServer:
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
         """
-        self._specs = _specs(envs, backend)
+        self._specs = offered(envs, backend)
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
         if session_memory < MiB:
@@ -329,21 +329,6 @@ class EnvServer:
         async with asyncio.TaskGroup() as tasks:
             for socket in self._sockets:
                 tasks.create_task(socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops"))
-
-
-def _specs(envs: Sequence[str | EnvSpec], backend: str | None) -> list[EnvSpec]:
-    """Raises ``UsageError`` for one that cannot be made or played, and for none."""
-    specs = [EnvSpec.parse(env) for env in envs]
-    if not specs:
-        raise UsageError("name at least one environment to serve")
-    for spec in specs:
-        env = spec.make()
-        env.task_set(SPLITS[0])
-        if backend == "process" and env.needs_isolation:
-            raise UsageError(
-                f"{spec}: its tasks refuse backend 'process', which isolates nothing; use another"
-            )
-    return specs
 
 
 def _tokens(token: str | Tokens | None, host: str) -> Tokens:
