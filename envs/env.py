@@ -56,6 +56,8 @@ class Env:
     """Used where a task brings no limits of its own."""
     sandbox_spec: ClassVar[SandboxSpec | None] = None
     """Set it and ``self.sandbox`` is there from ``reset`` to the end; see also :meth:`sandbox_for`."""
+    needs_isolation: ClassVar[bool] = False
+    """Its episodes refuse sandboxes of a backend that isolates nothing."""
     Options: ClassVar[type[Model]] = NoOptions
     """What can be chosen when the environment is opened, such as a level."""
 

@@ -304,10 +304,21 @@ class Roster:
         """Close a session that went beyond a bound, if it is open yet. Who asks for it later is told why."""
         if self._held.get(held.name) is not held:
             return
-        self._expelled[held.name] = reason.fault
+        self._remember(held.name, reason)
+        self._background.start(self._abandon((held.name,), reason))
+
+    async def dismiss(self, name: str) -> bool:
+        """Close a session for an operator, and say whether there was one. Who asks for it then is told so."""
+        known, reason = self.knows(name), Refusal(Code.CLOSED, "the session was closed by an operator")
+        if known:
+            self._remember(name, reason)
+        await self.close(name, reason)
+        return known
+
+    def _remember(self, name: str, reason: Refusal) -> None:
+        self._expelled[name] = reason.fault
         if len(self._expelled) > KEPT_EXPELLED:
             del self._expelled[next(iter(self._expelled))]
-        self._background.start(self._abandon((held.name,), reason))
 
     async def _abandon(self, names: Sequence[str], reason: Refusal) -> None:
         """Close sessions; one that cannot be closed does not keep the others."""

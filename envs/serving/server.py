@@ -52,6 +52,7 @@ from turnwise.envs.serving.journal import Journal
 from turnwise.envs.serving.lease import Leases
 from turnwise.envs.serving.listing import EnvInfo, EnvList, Health, SessionList
 from turnwise.envs.serving.memory import MemoryBound
+from turnwise.envs.serving.offered import offered
 from turnwise.envs.serving.openapi import operations
 from turnwise.envs.serving.operations import FAULT, Operations, counted, http_log
 from turnwise.envs.serving.roster import Roster
@@ -115,7 +116,7 @@ class EnvServer:
         Raises ``UsageError`` for an unknown environment or backend, for a bad certificate, and without a
         token beyond loopback.
         """
-        self._specs = _specs(envs)
+        self._specs = offered(envs, backend)
         if sessions < 1:
             raise UsageError(f"sessions={sessions}: must be at least 1")
         if session_memory < MiB:
@@ -165,8 +166,7 @@ class EnvServer:
         app.router.add_get(f"{PATH}/environments/{{name:.+}}", self._show)
         app.router.add_get(f"{PATH}/sessions", self._sessions)
         app.router.add_delete(f"{PATH}/sessions/{{name}}", self._close)
-        names = [str(spec) for spec in self._specs]
-        routes = [*operations(names), *at_root(self._specs[0])]
+        routes = [*operations([str(spec) for spec in self._specs]), *at_root(self._specs[0])]
         Operations(self._siblings, self._operator, routes).add_to(app)
         OpenEnv(self._service, self._local, self._siblings, self._caller, self._sockets).add_to(
             app, self._specs
@@ -302,10 +302,7 @@ class EnvServer:
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def _close_own(self, name: str) -> bool:
-        known = self._roster.knows(name)
-        if known:
-            await self._roster.close(name, Refusal(Code.CLOSED, "the session was closed by an operator"))
-        return known
+        return await self._roster.dismiss(name)
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         caller = self._caller(request)
@@ -332,16 +329,6 @@ class EnvServer:
         async with asyncio.TaskGroup() as tasks:
             for socket in self._sockets:
                 tasks.create_task(socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops"))
-
-
-def _specs(envs: Sequence[str | EnvSpec]) -> list[EnvSpec]:
-    """Raises ``UsageError`` for one that cannot be made, and for none."""
-    specs = [EnvSpec.parse(env) for env in envs]
-    if not specs:
-        raise UsageError("name at least one environment to serve")
-    for spec in specs:
-        spec.make()
-    return specs
 
 
 def _tokens(token: str | Tokens | None, host: str) -> Tokens:

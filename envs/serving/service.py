@@ -133,7 +133,8 @@ class Service:
             held = await self._open(request, owner)
             return SessionReply(id=request.id, info=held.info(caller))
         if request.type == "close":
-            await self.roster.close(request.session)
+            closed = self.roster.dismiss if caller.role == "admin" else self.roster.close
+            await closed(request.session)
             return CloseReply(id=request.id)
         held = self._find(caller, request, subject)
         if request.type == "attach":

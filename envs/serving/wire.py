@@ -20,6 +20,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from turnwise.envs.errors import shown
 from turnwise.envs.given import NAME
 from turnwise.envs.registry import EnvSpec
 from turnwise.envs.serving.faults import MAX_FRAME, Code, Fault, Refusal
@@ -323,7 +324,7 @@ def read_request(frame: str | bytes) -> Request:
     try:
         return _REQUEST.validate_json(frame, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         raise Refusal(Code.INVALID_JSON, first["msg"])
     given = from_json(frame)
@@ -331,7 +332,8 @@ def read_request(frame: str | bytes) -> Request:
     request = number if type(number) is int and 0 <= number < 1 << 53 else None
     tag = first["type"].startswith("union_tag") and not first["loc"]
     where = ".".join(map(str, first["loc"]))
-    message = f"{where}: {first['msg']}" if where else first["msg"]
+    value = "" if first["type"] == "missing" else f" = {shown(first['input'])}"
+    message = f"{where}{value}: {first['msg']}" if where else first["msg"]
     raise Refusal(Code.UNKNOWN_TYPE if tag else Code.INVALID_REQUEST, message, request=request)
 
 

@@ -43,6 +43,7 @@ class SweEnv(Scaffold):
 
     description = GUIDE
     limits = EpisodeLimits(turns=40)
+    needs_isolation = True
     sandbox_spec = SandboxSpec(limits=Limits(memory=1024 * MiB, disk=512 * MiB, output=4 * MiB))
 
     # -- where episodes start

@@ -142,6 +142,20 @@ async def test_a_bad_frame_gets_a_typed_fault_and_the_session_lives_on(
     assert (await client.ask(type="step", action=WRITE))["step"]["view"]["content"][0]["text"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"type": "step", "action": {"kind": "jump"}}, "action = {'kind': 'jump'}: "),
+        ({"type": "reset", "session": "../s"}, "reset.session = '../s': "),
+        ({"type": "snapshot", "name": "x" * 500}, f"snapshot.name = '{'x' * 76}...: "),
+        ({"type": "fork", "twins": 3}, "fork.twins = 3: "),
+        ({"type": "fork"}, "fork.twins: "),
+    ],
+)
+async def test_a_wrong_value_is_named_with_its_field(client: Raw, request_: Json, message: str) -> None:
+    assert message in (await client.ask(**request_))["fault"]["message"]
+
+
 async def test_calls_in_the_wrong_order_are_refused_and_the_session_lives_on(client: Raw) -> None:
     assert await client.code(type="reset") == "wrong_order"
     assert (await client.open())["fault"]["code"] == "duplicate_session"

@@ -16,6 +16,7 @@ from turnwise import connect
 from turnwise.envs.errors import UsageError
 from turnwise.envs.serving.client import RemoteSession
 from turnwise.envs.serving.dialler import ServerFailed
+from turnwise.envs.serving.faults import Code
 from turnwise.envs.serving.server import EnvServer
 from turnwise.envs.serving.tokens import Tokens
 from turnwise.envs.serving.wire import PATH, Role
@@ -154,6 +155,9 @@ async def test_an_admin_lists_and_closes_sessions_and_does_nothing_else() -> Non
         assert await ask("DELETE", f"sessions/{name}", TOKENS["admin"]) == (204, None)
         with pytest.raises(ServerFailed, match="by an operator"):
             await waiting
+        with pytest.raises(ServerFailed, match="by an operator") as told:
+            await env.step(call("show"))
+        assert told.value.code is Code.CLOSED
         assert (await ask("DELETE", f"sessions/{name}", TOKENS["admin"]))[0] == 404
         assert (await ask("GET", "sessions", TOKENS["trainer"]))[1] == {"sessions": []}
 
