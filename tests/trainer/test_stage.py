@@ -222,4 +222,4 @@ def test_a_plugin_brings_stages(tmp_path: Path) -> None:
 
 def test_a_broken_plugin_is_named(tmp_path: Path) -> None:
     last = find_in_plugin(tmp_path, "raise RuntimeError('no luck')").stderr.splitlines()[-1]
-    assert "plugin mine (my_plugin) failed to load: no luck" in last
+    assert "plugin mine (my_plugin) failed to load: RuntimeError: no luck" in last
