@@ -16,11 +16,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +33,7 @@ from turnwise.envs.serving.routing import END, MAX_HEAD, Replica, leads_back, wo
 from turnwise.envs.serving.server import SESSIONS, EnvServer
 from turnwise.envs.serving.worker import MAX_MESSAGE, run_worker
 from turnwise.sandbox.acceptor import readable
+from turnwise.sandbox.interrupts import interrupts_blocked
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +232,7 @@ class Front:
             args=(theirs, self._replica.place(index, self.workers, self._folder), self._log, self._options),
             name=f"turnwise worker {index}",
         )
-        with theirs, _without_interrupts():
+        with theirs, interrupts_blocked():
             process.start()
         worker = Worker(index, process, ours)
         ready, why = False, "did not start; see the log above"
@@ -273,17 +272,6 @@ class Front:
             for worker in self.alive.values():
                 tasks.create_task(worker.end(GRACE_SECONDS))
         self.alive.clear()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """A process that starts meanwhile hears no Ctrl-C until it says what it does then."""
-    resource_tracker.ensure_running()  # starting it would let them through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _peek(connection: socket.socket) -> bytes:

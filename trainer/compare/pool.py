@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from turnwise.envs.errors import UsageError
+from turnwise.sandbox.interrupts import interrupts_blocked
 from turnwise.trainer import run_folder
 from turnwise.trainer.recipe import Recipe
 from turnwise.trainer.tracker import Row
@@ -194,18 +194,16 @@ def _one_thread() -> Iterator[None]:
 def _without_ctrl_c() -> Iterator[None]:
     """Ctrl-C in this block is heard of at its end, and by processes started in it when they are ready for it.
 
-    The mask is for those processes. It does not keep the signal from this one, where another thread takes
-    it and the main thread hears of it.
+    Blocking it is for those processes, and not enough for this one: another thread takes it, and the main
+    thread hears of it.
     """
     heard: list[int] = []
     listens = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if listens else None
-    resource_tracker.ensure_running()  # it would start with the first process, and lift the mask
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts_blocked():
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if listens:
             signal.signal(signal.SIGINT, before)
         if heard:

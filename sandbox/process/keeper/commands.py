@@ -15,9 +15,10 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 KILLED = 128 + signal.SIGKILL
 PATIENCE = 1.0
+"""Seconds to kill all that a command started, one generation after the other."""
 MANY = 1000
-"""Seconds to kill all that a command started, one generation after the other, and the processes that may be:
-what goes on beyond both forks faster than it is killed; of the seconds alone the machine may need more."""
+"""Processes that this may be: what goes on beyond both forks faster than it is killed. Of the seconds alone a
+busy machine may need more."""
 SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 """A command meets none that is ignored: neither by Python, nor by what began us, as ``nohup`` does."""
 
